@@ -1,0 +1,1 @@
+"""Where it runs: the embedded Conductor server; rented GPUs will live beside it."""

@@ -1,0 +1,313 @@
+"""The wire contract: input and output of each task of the workflow, and the objects they share.
+
+Tasks carry keys and numbers, never audio or text: those are objects in storage, below
+`jobs/<job>/` (see `JobKeys`). The Conductor UI sends "" for every field left empty, so an
+empty string reads as "the default" everywhere.
+"""
+
+import hashlib
+import json
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from workers.spans import Span, parse_time
+from workers.transcript import Decode, Segment
+
+Engine = Literal["faster-whisper", "faster-whisper-sequential", "openai-whisper"]
+Format = Literal["json", "srt", "vtt", "txt", "tsv"]
+
+DEFAULT_MODEL = "turbo"
+DEFAULT_FORMATS: tuple[Format, ...] = ("json", "srt", "vtt", "txt", "tsv")
+PER_CHUNK = "per-chunk"  # --language per-chunk: every chunk decides for itself
+
+
+class Message(BaseModel):
+    """A frozen message; unknown fields are ignored so that old and new workers can share a queue."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None and value != ""}
+
+
+class RecognizeOptions(Message):
+    """All that decides what text comes out of a chunk of audio."""
+
+    engine: Engine = "faster-whisper"
+    model: str = DEFAULT_MODEL
+    language: str | None = Field(default=None, description="ISO 639-1; None: not decided yet, or per chunk")
+    task: Literal["transcribe", "translate"] = "transcribe"
+    beam_size: int = Field(default=5, ge=1, le=20)
+    batch_size: int | None = Field(default=None, ge=1, le=256, description="None: chosen from the device's memory")
+    word_timestamps: bool = True
+    prompt: str | None = None
+    hotwords: str | None = None
+
+
+class JobInput(Message):
+    """Input of the workflow `transcribe_media`; `media` alone is enough."""
+
+    media: str = Field(min_length=1, description="path on the workers' machine, or file://, http(s)://, s3:// address")
+    model: str = DEFAULT_MODEL
+    language: str = Field(default="auto", description="auto, per-chunk, or an ISO 639-1 code")
+    task: Literal["transcribe", "translate"] = "transcribe"
+    engine: Engine = "faster-whisper"
+    formats: tuple[Format, ...] = DEFAULT_FORMATS
+    chunk_seconds: Literal["auto"] | int = "auto"
+    start: str | None = None
+    end: str | None = None
+    audio_track: int = Field(default=1, ge=1, description="1 is the first audio track")
+    prompt: str | None = None
+    hotwords: str | None = None
+    beam_size: int = Field(default=5, ge=1, le=20)
+    batch_size: Literal["auto"] | int = "auto"
+    word_timestamps: bool = True
+    allow_gaps: bool = False
+    storage: str | None = Field(default=None, description="folder or s3://bucket/prefix; the planning worker's if none")
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _split_formats(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(dict.fromkeys(part.strip().lower() for part in value.split(",") if part.strip()))
+        return value
+
+    @field_validator("chunk_seconds")
+    @classmethod
+    def _bounded_chunk(cls, value: Any) -> Any:
+        if value != "auto" and not 5 <= value <= 3600:
+            raise ValueError("chunk_seconds is auto or a number from 5 to 3600")
+        return value
+
+    @field_validator("batch_size")
+    @classmethod
+    def _bounded_batch(cls, value: Any) -> Any:
+        if value != "auto" and not 1 <= value <= 256:
+            raise ValueError("batch_size is auto or a number from 1 to 256")
+        return value
+
+    @field_validator("language", mode="after")
+    @classmethod
+    def _lower_language(cls, value: str) -> str:
+        return value.strip().lower()
+
+    @property
+    def start_ms(self) -> int:
+        return parse_time(self.start) if self.start else 0
+
+    @property
+    def end_ms(self) -> int | None:
+        return parse_time(self.end) if self.end else None
+
+    def recognize_options(self, language: str | None = None) -> RecognizeOptions:
+        decided = self.language if self.language not in ("auto", PER_CHUNK) else language
+        return RecognizeOptions(
+            engine=self.engine,
+            model=self.model,
+            language=decided,
+            task=self.task,
+            beam_size=self.beam_size,
+            batch_size=None if self.batch_size == "auto" else self.batch_size,
+            word_timestamps=self.word_timestamps,
+            prompt=self.prompt,
+            hotwords=self.hotwords,
+        )
+
+
+def job_key(media_identity: str, job: JobInput) -> str:
+    """Content address of a job: what was heard, and all options that change a word or a cut.
+
+    `media_identity` is a hash of the media's bytes, or what its server says of them.
+    """
+    made_of = job.model_dump(mode="json", exclude={"media", "formats", "allow_gaps", "storage"})
+    made_of["media_identity"] = media_identity
+    made_of["contract"] = 1  # raise when the same options come to mean another text
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class JobKeys:
+    """Names of a job's objects. Deleting the prefix deletes the job."""
+
+    def __init__(self, job: str) -> None:
+        self.prefix = f"jobs/{job}/"
+
+    @property
+    def plan(self) -> str:
+        return f"{self.prefix}plan.json"
+
+    @property
+    def language(self) -> str:
+        return f"{self.prefix}language.json"
+
+    def language_sample(self, number: int) -> str:
+        return f"{self.prefix}language/{number:02d}.flac"
+
+    def audio(self, index: int) -> str:
+        return f"{self.prefix}audio/{index:05d}.flac"
+
+    def chunk(self, index: int) -> str:
+        """The chunk's record, written after its audio: where it is, the audio is whole."""
+        return f"{self.prefix}audio/{index:05d}.json"
+
+    def result(self, index: int) -> str:
+        return f"{self.prefix}results/{index:05d}.json"
+
+    def transcript(self, extension: str) -> str:
+        return f"{self.prefix}transcript.{extension}"
+
+
+class JobPlan(Message):
+    """Object `plan.json`: what all tasks of a job agree on. Written once, then only read."""
+
+    job: str
+    request: JobInput
+    media_name: str
+    media_identity: str
+    duration_ms: int = Field(description="probed; the split counts samples and knows better")
+    span: Span = Field(description="what of the media is wanted, --start to --end")
+    wanted_cuts_ms: tuple[int, ...] = Field(description="ascending, inside span; one chunk more than cuts")
+    language_samples: int = Field(default=0, description="how many samples were stored for the vote")
+
+    @property
+    def chunk_count(self) -> int:
+        return len(self.wanted_cuts_ms) + 1
+
+
+class LanguageVote(Message):
+    """Object `language.json`: the vote, once for the whole recording."""
+
+    language: str | None = Field(default=None, description="None where no sample had speech")
+    votes: dict[str, float] = Field(default_factory=dict)
+
+
+class Chunk(Message):
+    """Object `audio/NNNNN.json`: a chunk as it was really cut.
+
+    Cores tile the wanted span exactly; `audio` is what the FLAC file holds, and is longer than
+    `core` only where a cut found no silence. A core of no length is a chunk planned past the
+    media's true end: it has no audio object.
+    """
+
+    index: int
+    core: Span
+    audio: Span
+    audio_sha256: str | None = None
+
+
+class ChunkResult(Message):
+    """Object `results/NNNNN.json`: what was heard in a chunk, on the media's clock.
+
+    Segments cover the chunk's audio span, so they may reach past its core: stitching decides.
+    """
+
+    index: int
+    chunk: Chunk
+    language: str | None
+    segments: tuple[Segment, ...]
+    decodes: tuple[Decode, ...]
+    worker: str
+    attempts: int
+    seconds: dict[str, float]
+
+
+class PlanMediaOutput(Message):
+    storage: str
+    job: str
+    media_name: str
+    duration_ms: int
+    chunk_count: int
+    detect_language: bool = Field(description="false: given, decided by an earlier run, or per chunk")
+    fork_tasks: tuple[dict[str, Any], ...]
+    fork_inputs: dict[str, dict[str, Any]]
+    workers: int = Field(description="live recognizing workers that the chunk length was chosen for")
+    seconds: float
+
+
+class JobRef(Message):
+    """Input of every task after the plan: where the job's objects are."""
+
+    storage: str
+    job: str
+
+
+class DetectLanguageOutput(Message):
+    language: str | None
+    votes: dict[str, float]
+    seconds: float
+
+
+class SplitMediaOutput(Message):
+    duration_ms: int = Field(description="of the whole media, samples counted")
+    chunks: int
+    warnings: tuple[str, ...] = ()
+    missing_from_ms: int | None = Field(default=None, description="where a truncated media broke off, with allow_gaps")
+    seconds: float
+
+
+class TranscribeChunkInput(JobRef):
+    index: int
+
+
+class TranscribeChunkOutput(Message):
+    index: int
+    key: str
+    worker: str
+    attempts: int
+    audio_ms: int
+    words: int
+    reused: bool = False
+    suspicious: bool = False
+    seconds: dict[str, float] = Field(description="wait, fetch, inference, store")
+
+
+class TaskFailure(Message):
+    """Output of a failed task: its error's type and sentence."""
+
+    error: str
+    reason: str
+
+
+class StitchTranscriptInput(JobRef):
+    workflow_id: str | None = None
+    formats: tuple[Format, ...] = DEFAULT_FORMATS
+    allow_gaps: bool = False
+    chunks: dict[str, dict[str, Any]] = Field(description="the join's output: reference name to task output")
+    split: SplitMediaOutput
+    stage_seconds: dict[str, float] = Field(default_factory=dict)
+    started_at_ms: int | None = Field(default=None, description="workflow's start, epoch milliseconds")
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _split_formats(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    def chunk_failures(self) -> dict[int, TaskFailure]:
+        """Index of each chunk that was lost for good, with what its last attempt said."""
+        return {
+            int(reference.rsplit("_", 1)[1]): TaskFailure(
+                **{"error": "EngineError", "reason": "the task failed", **output}
+            )
+            for reference, output in self.chunks.items()
+            if "key" not in output
+        }
+
+
+class StitchTranscriptOutput(Message):
+    files: dict[str, str] = Field(description="format to address")
+    duration_ms: int
+    language: str | None
+    chunks: int
+    words: int
+    gaps: int
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = Field(description="by stage")
+    rtfx: float = Field(description="audio seconds per wall second of the job")
+
+    @classmethod
+    def decode(cls, data: dict[str, Any]) -> Self:
+        return cls.model_validate(data)

@@ -1,0 +1,94 @@
+"""The only reader of the environment. Every variable is optional; an error names the variable."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from workers.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment says, checked.
+
+    home: data folder (server, database, objects); server: API address of a Conductor server, or None
+    for the embedded one; storage: folder or s3://bucket/prefix; s3_endpoint: S3 service other than
+    AWS; ui: folder of a Conductor UI for the embedded server to serve; server_jar: a server jar
+    brought by hand, for machines that reach no Maven repository.
+    """
+
+    home: Path
+    server: str | None
+    storage: str
+    s3_endpoint: str | None
+    ui: Path | None
+    server_jar: Path | None
+
+
+def load() -> Settings:
+    """Read the environment.
+
+    Raises OptionError naming the variable whose value cannot be used.
+    """
+    home = Path(os.environ.get("WHISPERFLEET_HOME") or _default_home()).expanduser().absolute()
+    return Settings(
+        home=home,
+        server=server_address(),
+        storage=os.environ.get("WHISPERFLEET_STORAGE") or str(home / "objects"),
+        s3_endpoint=_url("WHISPERFLEET_S3_ENDPOINT"),
+        ui=_existing("WHISPERFLEET_UI"),
+        server_jar=_existing("WHISPERFLEET_SERVER_JAR"),
+    )
+
+
+def server_address(given: str | None = None) -> str | None:
+    """API address of the server to use: `given`, else the environment's, else None (embedded)."""
+    if given:
+        return normal_server("--server", given)
+    for variable in ("WHISPERFLEET_SERVER", "CONDUCTOR_SERVER_URL"):
+        if os.environ.get(variable):
+            return normal_server(variable, os.environ[variable])
+    return None
+
+
+def normal_server(source: str, value: str) -> str:
+    """`http://host:port` or the same with `/api`, always returned with `/api`."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise OptionError(f"{source} is '{value}', which is no address of a server: write http://HOST:PORT.")
+    return value.rstrip("/").removesuffix("/api") + "/api"
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """This process's environment for a child that needs it whole (credentials, proxies), with changes."""
+    return {**os.environ, **changes}
+
+
+def bare_environment(**changes: str) -> dict[str, str]:
+    """An environment without anybody's secrets, for programs that must not see them."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "TEMP", "SYSTEMROOT")
+    return {**{name: os.environ[name] for name in kept if name in os.environ}, **changes}
+
+
+def _default_home() -> Path:
+    import platformdirs  # here, so that `--help` does not pay for it
+
+    return platformdirs.user_data_path("whisperfleet")
+
+
+def _url(variable: str) -> str | None:
+    value = os.environ.get(variable)
+    if value and urlsplit(value).scheme not in ("http", "https"):
+        raise OptionError(f"{variable} is '{value}': write http://HOST:PORT or https://HOST.")
+    return value or None
+
+
+def _existing(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    if not value:
+        return None
+    path = Path(value).expanduser().absolute()
+    if not path.exists():
+        raise OptionError(f"{variable} is '{value}', which does not exist.")
+    return path
