@@ -78,6 +78,12 @@ class StorageUnavailable(TransientError):
     exit_code = 5
 
 
+class ObjectMissing(TransientError):
+    """The object is not in storage (yet)."""
+
+    exit_code = 5
+
+
 class SourceUnavailable(TransientError):
     """The media's server did not answer, or broke off."""
 

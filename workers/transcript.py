@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from workers.spans import Span
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class Part(BaseModel):
