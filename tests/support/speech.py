@@ -1,0 +1,364 @@
+"""Synthetic recordings whose words, times and speakers are known exactly, spoken by espeak-ng and flite.
+
+The sentences are those of the grammar the demo model was trained on: it knows no other words, so
+keep the tables as they are. A recording is cached by its parameters and this file's text.
+"""
+
+import hashlib
+import io
+import json
+import os
+import random
+import subprocess
+import tempfile
+import wave
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from math import gcd
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+from scipy.signal import resample_poly
+
+from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS
+
+Audio = npt.NDArray[np.float32]
+Language = Literal["en", "es"]
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One spoken sentence: what was said, by whom, and when (milliseconds of the recording)."""
+
+    start_ms: int
+    end_ms: int
+    speaker: str
+    text: str
+
+    def shifted(self, by_ms: int) -> "Sentence":
+        return replace(self, start_ms=self.start_ms + by_ms, end_ms=self.end_ms + by_ms)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A FLAC file (16 kHz, mono) and the truth about it."""
+
+    path: Path
+    duration_ms: int
+    truth: tuple[Sentence, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(sentence.text for sentence in self.truth)
+
+
+@dataclass(frozen=True)
+class Script:
+    """What to record. Equal scripts give equal bytes.
+
+    turn: sentences a speaker says before another takes over, from..to; pause_s: seconds between
+    sentences, from..to; long_gap: chance of 4 to 20 s of silence after a turn; noise_db: level of
+    white noise against full scale; voices: flite has four recorded voices (all English), espeak
+    is synthetic throughout.
+    """
+
+    seconds: float
+    speakers: int = 2
+    seed: int = 1
+    language: Language = "en"
+    turn: tuple[int, int] = (1, 4)
+    pause_s: tuple[float, float] = (0.25, 1.2)
+    long_gap: float = 0.04
+    noise_db: float = -60.0
+    voices: Literal["any", "flite", "espeak"] = "any"
+
+
+def no_pause_script(seconds: float = 600, speakers: int = 3, seed: int = 7) -> Script:
+    """Talk without a breath: nowhere to cut in silence."""
+    return Script(seconds=seconds, speakers=speakers, seed=seed, pause_s=(0.0, 0.05), long_gap=0.0)
+
+
+def record(script: Script, cache: Path) -> Recorded:
+    """The recording of `script`, made once and then found in `cache`."""
+    return _cached(cache, asdict(script), lambda: _perform(script))
+
+
+def record_bilingual(seconds: float, cache: Path, seed: int = 1) -> Recorded:
+    """First half English, second half Spanish."""
+
+    def perform() -> tuple[Audio, tuple[Sentence, ...]]:
+        english, said = _perform(Script(seconds / 2, speakers=1, seed=seed, language="en"))
+        spanish, dicho = _perform(Script(seconds / 2, speakers=1, seed=seed + 1, language="es"))
+        later_ms = len(english) // SAMPLES_PER_MS
+        return np.concatenate([english, spanish]), said + tuple(sentence.shifted(later_ms) for sentence in dicho)
+
+    return _cached(cache, {"bilingual": seconds, "seed": seed}, perform)
+
+
+def _cached(
+    cache: Path, made_of: dict[str, Any], perform: Callable[[], tuple[Audio, tuple[Sentence, ...]]]
+) -> Recorded:
+    recipe = json.dumps(made_of, sort_keys=True) + Path(__file__).read_text(encoding="utf-8")
+    name = hashlib.sha256(recipe.encode()).hexdigest()[:20]
+    truth_file = cache / f"{name}.json"
+    if not truth_file.exists():  # written last: where the truth is, the audio is whole
+        audio, sentences = perform()
+        cache.mkdir(parents=True, exist_ok=True)
+        encoded = io.BytesIO()
+        soundfile.write(encoded, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        _write_whole(cache / f"{name}.flac", encoded.getvalue())
+        truth = {"duration_ms": len(audio) // SAMPLES_PER_MS, "truth": [asdict(sentence) for sentence in sentences]}
+        _write_whole(truth_file, json.dumps(truth, ensure_ascii=False, indent=1).encode())
+    found = json.loads(truth_file.read_text(encoding="utf-8"))
+    return Recorded(
+        path=cache / f"{name}.flac",
+        duration_ms=found["duration_ms"],
+        truth=tuple(Sentence(**sentence) for sentence in found["truth"]),
+    )
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+# ---- the performance: lines are written endlessly, spoken ahead of need on all cores, and laid on a tape ----
+
+
+@dataclass(frozen=True)
+class Voice:
+    engine: Literal["flite", "espeak-ng"]
+    name: str
+    speed: float  # words per minute for espeak-ng, stretch for flite
+    pitch: int
+
+
+@dataclass(frozen=True)
+class Line:
+    speaker: int
+    text: str
+    then_silent_s: float
+
+
+def _perform(script: Script) -> tuple[Audio, tuple[Sentence, ...]]:
+    cast_by, lines_by = random.Random(f"cast {script.seed}"), random.Random(f"lines {script.seed}")
+    cast = _cast(cast_by, script)
+    gains = [10 ** cast_by.uniform(-0.35, -0.1) for _ in cast]
+    tape = np.zeros(round(script.seconds * SAMPLE_RATE), np.float32)
+    said: list[Sentence] = []
+    at = round(lines_by.uniform(0.2, 1.0) * SAMPLE_RATE)
+    for line, voice in _spoken(_lines(lines_by, script), cast):
+        if at + len(voice) > len(tape):
+            break
+        tape[at : at + len(voice)] += voice * gains[line.speaker]
+        end = at + len(voice)
+        said.append(Sentence(_ms(at), _ms(end), f"speaker_{line.speaker}", line.text))
+        at = end + round(line.then_silent_s * SAMPLE_RATE)
+    noise = np.random.RandomState(script.seed).randn(len(tape)).astype(np.float32)
+    return np.clip(tape + noise * np.float32(10 ** (script.noise_db / 20)), -1, 1), tuple(said)
+
+
+def _ms(sample: int) -> int:
+    return round(sample / SAMPLES_PER_MS)
+
+
+def _lines(rng: random.Random, script: Script) -> Iterator[Line]:
+    speaker = 0
+    while True:
+        for left in reversed(range(rng.randint(*script.turn))):
+            silent_s = rng.uniform(*script.pause_s)
+            if left == 0 and rng.random() < script.long_gap:
+                silent_s += rng.uniform(4, 20)
+            yield Line(speaker, SENTENCES[script.language](rng), silent_s)
+        if script.speakers > 1:
+            speaker = rng.choice([other for other in range(script.speakers) if other != speaker])
+
+
+def _spoken(lines: Iterator[Line], cast: list[Voice]) -> Iterator[tuple[Line, Audio]]:
+    """Each line with its sound, in order; speaking is a process a line, so cores are what limits it."""
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(cores) as pool:
+
+        def begin(line: Line) -> tuple[Line, Future[Audio]]:
+            return line, pool.submit(speak, cast[line.speaker], line.text)
+
+        ahead = deque(begin(line) for line in islice(lines, 2 * cores))
+        while True:
+            line, sound = ahead.popleft()
+            ahead.append(begin(next(lines)))
+            yield line, sound.result()
+
+
+# ---- voices ----
+
+ESPEAK_VARIANTS = [
+    "m1",
+    "m2",
+    "m3",
+    "m4",
+    "m5",
+    "m6",
+    "m7",
+    "m8",
+    "f1",
+    "f2",
+    "f3",
+    "f4",
+    "f5",
+    "adam",
+    "Alex",
+    "Andy",
+    "Annie",
+    "belinda",
+    "benjamin",
+    "david",
+    "ed",
+    "Gene",
+    "john",
+    "linda",
+    "michael",
+    "pablo",
+    "paul",
+    "Alicia",
+    "Andrea",
+    "steph3",
+    "rob",
+]
+ESPEAK_BASES: dict[Language, tuple[str, ...]] = {"en": ("en-us", "en-us", "en-gb"), "es": ("es", "es-419")}
+FLITE_VOICES = ("rms", "slt", "awb", "kal16")
+
+
+def _cast(rng: random.Random, script: Script) -> list[Voice]:
+    if script.voices == "flite" and (script.language != "en" or script.speakers > len(FLITE_VOICES)):
+        raise ValueError(f"flite has {len(FLITE_VOICES)} voices, all English")
+    cast: list[Voice] = []
+    while len(cast) < script.speakers:
+        voice = _audition(rng, script)
+        if all(voice.name != other.name for other in cast):
+            cast.append(voice)
+    return cast
+
+
+def _audition(rng: random.Random, script: Script) -> Voice:
+    flite = script.voices == "flite" or (script.voices == "any" and script.language == "en" and rng.random() < 0.3)
+    if flite:
+        return Voice("flite", rng.choice(FLITE_VOICES), round(rng.uniform(0.9, 1.12), 2), 0)
+    name = f"{rng.choice(ESPEAK_BASES[script.language])}+{rng.choice(ESPEAK_VARIANTS)}"
+    return Voice("espeak-ng", name, rng.randint(130, 175), rng.randint(25, 75))
+
+
+def speak(voice: Voice, text: str) -> Audio:
+    """`text` spoken: samples at 16 kHz, the silence around it trimmed, peak 1."""
+    with wave.open(io.BytesIO(_flite(voice, text) if voice.engine == "flite" else _espeak(voice, text))) as spoken:
+        rate = spoken.getframerate()
+        # espeak-ng streams, so its header claims more frames than there are; readframes stops at the end
+        samples = np.frombuffer(spoken.readframes(spoken.getnframes()), np.int16).astype(np.float32)
+    common = gcd(SAMPLE_RATE, rate)
+    samples = resample_poly(samples, SAMPLE_RATE // common, rate // common)
+    loud = np.flatnonzero(np.abs(samples) > 200)
+    samples = samples[max(0, loud[0] - 160) : loud[-1] + 320]
+    spoken_once: Audio = (samples / np.abs(samples).max()).astype(np.float32)
+    return spoken_once
+
+
+def _espeak(voice: Voice, text: str) -> bytes:
+    command = ["espeak-ng", "--stdout", "-v", voice.name, "-s", str(voice.speed), "-p", str(voice.pitch), text]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def _flite(voice: Voice, text: str) -> bytes:
+    with tempfile.NamedTemporaryFile(suffix=".wav") as out:
+        stretch = f"duration_stretch={voice.speed}"
+        command = ["flite", "-voice", voice.name, "--setf", stretch, "-t", text, "-o", out.name]
+        subprocess.run(command, check=True, capture_output=True)
+        return Path(out.name).read_bytes()
+
+
+# ---- sentences ----
+
+ENGLISH = {
+    name: words.split("|")
+    for name, words in {
+        "subject": "the captain|my sister|the doctor|a farmer|our teacher|the old man|a young woman|the driver|"
+        "your brother|the singer|a soldier|the baker|my friend|the lawyer|a stranger|the queen",
+        "past": "opened|found|carried|painted|sold|bought|watched|followed|cleaned|broke|lost|moved|remembered|"
+        "wanted|built|washed",
+        "verb": "open|find|carry|paint|sell|buy|watch|follow|clean|break|lose|move|remember|want|build|wash",
+        "determiner": "the|a|this|every|another|his|her|our",
+        "adjective": "small|heavy|green|broken|yellow|empty|ancient|golden|quiet|dirty|simple|modern|frozen|hidden|"
+        "narrow|purple",
+        "noun": "box|river|window|garden|bottle|letter|bridge|mountain|kitchen|computer|camera|candle|market|hammer|"
+        "island|picture|guitar|basket|ticket|machine|paper|village|engine|blanket",
+        "preposition": "near|behind|under|beside|across from|inside",
+        "time": "yesterday|in the morning|after dinner|on Monday|last winter|before sunset|in July|at midnight",
+        "question": "where did|when did|why did|how did",
+        "number": "zero|one|two|three|four|five|six|seven|eight|nine|ten",
+    }.items()
+}
+SPANISH = {
+    name: words.split("|")
+    for name, words in {
+        "subject": "el capitán|mi hermana|el doctor|la maestra|un soldado|la reina|mi amigo|el panadero|una mujer|"
+        "el conductor",
+        "past": "abrió|encontró|vendió|compró|perdió|pintó|limpió|rompió|llevó|quiere",
+        "noun": "la caja|el río|la ventana|el jardín|una botella|la carta|el puente|la montaña|la cocina|una cámara|"
+        "el mercado|la isla|el papel|la guitarra",
+        "adjective": "grande|verde|nuevo|simple|enorme|azul",
+        "preposition": "cerca de|detrás de|debajo de|al lado de",
+        "time": "ayer|por la mañana|el lunes|en julio|esta noche|después",
+        "number": "cero|uno|dos|tres|cuatro|cinco|seis|siete|ocho|nueve|diez",
+    }.items()
+}
+
+
+def english(rng: random.Random) -> str:
+    def pick(kind: str) -> str:
+        return rng.choice(ENGLISH[kind])
+
+    def thing() -> str:
+        adjective = f"{pick('adjective')} " if rng.random() < 0.6 else ""
+        return f"{pick('determiner')} {adjective}{pick('noun')}"
+
+    form = rng.random()
+    if form < 0.5:
+        place = f" {pick('preposition')} {thing()}" if rng.random() < 0.5 else ""
+        time = f" {pick('time')}" if rng.random() < 0.4 else ""
+        return _sentence(f"{pick('subject')} {pick('past')} {thing()}{place}{time}.")
+    if form < 0.62:
+        return _sentence(f"{pick('question')} {pick('subject')} {pick('verb')} {thing()}?")
+    if form < 0.75:
+        return _sentence(f"{pick('time')} {pick('subject')} {pick('past')} {thing()}.")
+    if form < 0.88:
+        return _counting(rng, ENGLISH["number"])
+    many = rng.choice(ENGLISH["number"][2:])
+    return _sentence(f"{pick('subject')} and {pick('subject')} {pick('past')} {many} {pick('adjective')} things.")
+
+
+def spanish(rng: random.Random) -> str:
+    def pick(kind: str) -> str:
+        return rng.choice(SPANISH[kind])
+
+    if rng.random() >= 0.75:
+        return _counting(rng, SPANISH["number"])
+    adjective = f" {pick('adjective')}" if rng.random() < 0.4 else ""
+    place = f" {pick('preposition')} {pick('noun')}" if rng.random() < 0.4 else ""
+    time = f" {pick('time')}" if rng.random() < 0.4 else ""
+    return _sentence(f"{pick('subject')} {pick('past')} {pick('noun')}{adjective}{place}{time}.")
+
+
+def _counting(rng: random.Random, numbers: list[str]) -> str:
+    return _sentence(" ".join(rng.choice(numbers) for _ in range(rng.randint(2, 6))) + ".")
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+SENTENCES: dict[Language, Callable[[random.Random], str]] = {"en": english, "es": spanish}
