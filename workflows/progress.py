@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from types import MappingProxyType
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -39,8 +38,6 @@ CHUNKS_PER_WORKER = 4
 # not seen for this long has left.
 RECENT_MS = 5_000
 
-_NO_SECONDS: Mapping[str, float] = MappingProxyType({})
-
 
 @dataclass(frozen=True)
 class TaskView:
@@ -67,7 +64,7 @@ class TaskView:
     progress: float = 0.0
     audio_ms: int = 0
     reused: bool = False
-    seconds: Mapping[str, float] = field(default=_NO_SECONDS, hash=False)
+    seconds: Mapping[str, float] = field(default_factory=dict, hash=False)
     error: str | None = None
     reason: str | None = None
 
@@ -271,8 +268,8 @@ def _task(raw: Mapping[str, Any]) -> TaskView:
 def _seconds(value: Any) -> Mapping[str, float]:
     """By phase where a chunk says so; the other tasks give one number, which their times tell already."""
     if not isinstance(value, Mapping):
-        return _NO_SECONDS
-    return MappingProxyType({str(name): max(0.0, float(number)) for name, number in value.items()})
+        return {}
+    return {str(name): max(0.0, float(number)) for name, number in value.items()}
 
 
 def _chunk_index(raw: Mapping[str, Any]) -> int | None:
