@@ -185,8 +185,9 @@ def eta_ms(tasks: Iterable[TaskView], left_ms: int, now_ms: int, *, heard: int, 
     """Milliseconds until left_ms of audio are heard; None while nothing tells how fast the workers are.
 
     Each worker goes on as it did over its last chunks (from one end to the next, so fetching and storing
-    count), and the workers at it now stay. The sum of their speeds divides what is left; workers that
-    cannot get a chunk any more, because fewer are left than there are workers, do not count.
+    count), and the workers at it now, or asking for chunks that are not written yet, stay. The sum of their
+    speeds divides what is left; workers that cannot get a chunk any more, because fewer are left than there
+    are workers, do not count.
     """
     chunks = [task for task in tasks if task.type == TRANSCRIBE]
     if left_ms <= 0:
@@ -197,7 +198,9 @@ def eta_ms(tasks: Iterable[TaskView], left_ms: int, now_ms: int, *, heard: int, 
     at_it = {
         task.worker
         for task in chunks
-        if task.worker and (task.running or (task.ended_ms or 0) > now_ms - RECENT_MS) and not task.reused
+        if task.worker
+        and not task.reused
+        and (task.status == "IN_PROGRESS" or (task.ended_ms or 0) > now_ms - RECENT_MS)
     }
     mean = sum(speeds.values()) / len(speeds)
     known = sorted((speeds.get(worker, mean) for worker in at_it), reverse=True) or [mean]
