@@ -9,8 +9,9 @@ import hashlib
 import json
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from workers.errors import OptionError
 from workers.spans import Span, parse_time
 from workers.transcript import Decode, Segment
 
@@ -33,6 +34,21 @@ class Message(BaseModel):
         if not isinstance(data, dict):
             return data
         return {name: value for name, value in data.items() if value is not None and value != ""}
+
+    @classmethod
+    def decode(cls, data: Any) -> Self:
+        """A message from what came over the wire or from a form.
+
+        Raises OptionError naming the first field that is wrong, and its value.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"] if not str(part).startswith("literal[")) or "input"
+            if first["type"] == "missing":
+                raise OptionError(f"{field} is missing: give it a value.") from None
+            raise OptionError(f"{field} is '{first['input']}': {first['msg'].removeprefix('Value error, ')}.") from None
 
 
 class RecognizeOptions(Message):
@@ -147,6 +163,11 @@ class JobKeys:
     def language_sample(self, number: int) -> str:
         return f"{self.prefix}language/{number:02d}.flac"
 
+    @property
+    def split(self) -> str:
+        """The split's output, written when every chunk record is."""
+        return f"{self.prefix}split.json"
+
     def audio(self, index: int) -> str:
         return f"{self.prefix}audio/{index:05d}.flac"
 
@@ -162,7 +183,7 @@ class JobKeys:
 
 
 class JobPlan(Message):
-    """Object `plan.json`: what all tasks of a job agree on. Written once, then only read."""
+    """Object `plan.json`: what all tasks of a job agree on. The cuts are decided once and kept by later runs."""
 
     job: str
     request: JobInput
@@ -225,6 +246,7 @@ class PlanMediaOutput(Message):
     fork_tasks: tuple[dict[str, Any], ...]
     fork_inputs: dict[str, dict[str, Any]]
     workers: int = Field(description="live recognizing workers that the chunk length was chosen for")
+    started_at_ms: int | None = Field(default=None, description="when the job was asked for, epoch milliseconds")
     seconds: float
 
 
@@ -278,13 +300,19 @@ class StitchTranscriptInput(JobRef):
     allow_gaps: bool = False
     chunks: dict[str, dict[str, Any]] = Field(description="the join's output: reference name to task output")
     split: SplitMediaOutput
-    stage_seconds: dict[str, float] = Field(default_factory=dict)
+    stage_seconds: dict[str, float] = Field(default_factory=dict, description="stages that ran before, by name")
     started_at_ms: int | None = Field(default=None, description="workflow's start, epoch milliseconds")
 
     @field_validator("formats", mode="before")
     @classmethod
     def _split_formats(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("stage_seconds", mode="before")
+    @classmethod
+    def _ran_only(cls, value: Any) -> Any:
+        """Conductor sends null for the output of a task that was skipped."""
+        return {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
     def chunk_failures(self) -> dict[int, TaskFailure]:
         """Index of each chunk that was lost for good, with what its last attempt said."""
@@ -307,7 +335,3 @@ class StitchTranscriptOutput(Message):
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = Field(description="by stage")
     rtfx: float = Field(description="audio seconds per wall second of the job")
-
-    @classmethod
-    def decode(cls, data: dict[str, Any]) -> Self:
-        return cls.model_validate(data)

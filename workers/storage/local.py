@@ -47,12 +47,12 @@ class LocalStorage:
 
     def get_bytes(self, key: str) -> bytes:
         path = self._readable(key)
-        with self._translated(key):
+        with self._translated(key, reading=True):
             return path.read_bytes()
 
     def get_file(self, key: str, path: Path) -> None:
         source = self._readable(key)
-        with self._translated(key), source.open("rb") as file, arriving(path) as target:
+        with self._translated(key, reading=True), source.open("rb") as file, arriving(path) as target:
             shutil.copyfileobj(file, target, 1 << 20)
 
     def exists(self, key: str) -> bool:
@@ -164,15 +164,14 @@ class LocalStorage:
                             raise
 
     @contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
+    def _translated(self, what: str, reading: bool = False) -> Iterator[None]:
         """Turn the system's errors into ours, naming the folder."""
         try:
             yield
-        except WhisperfleetError:
-            raise
-        except FileNotFoundError as error:
-            raise ObjectMissing(f"'{what}' is not in the storage folder {self._folder}.") from error
         except OSError as error:
+            # A folder on the way, or at the end of it, is no object either.
+            if reading and isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+                raise ObjectMissing(f"'{what}' is not in the storage folder {self._folder}.") from error
             raise self._refusal(what, error) from error
 
     def _refusal(self, what: str, error: OSError) -> WhisperfleetError:

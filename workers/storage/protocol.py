@@ -9,7 +9,8 @@ from workers.errors import StorageError
 
 
 class Storage(Protocol):
-    """Objects by key. Keys are parts of letters, digits, '.', '_' and '-', joined by '/', none beginning with '.'.
+    """Objects by key. Keys are parts of letters, digits, '.', '_' and '-', joined by '/', none beginning with '.';
+    no key may be another one's folder ("a" beside "a/b"), which a file system cannot hold.
 
     Writing is atomic: readers see the old object or the new one, never a part, and of two writers of one
     key both succeed and the last one stays. Safe to share between threads.

@@ -1,0 +1,288 @@
+"""How a worker process takes work: lanes that poll, one keeper that keeps their leases.
+
+A process has a media lane (plan, split, stitch: processor work) and two recognizer lanes that
+share one engine seat, so that one fetches the next chunk while the other computes. The second
+lane polls only when the first is nearly done: a chunk held too early is a chunk that an idle
+worker elsewhere could have had.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from workers.context import Context
+from workers.errors import ChunkNotReady, EngineError, ServerError, TransientError, WhisperfleetError, WorkAborted
+from workers.messages import (
+    JobInput,
+    JobRef,
+    Message,
+    PlanMediaOutput,
+    RecognizeOptions,
+    SplitMediaInput,
+    StitchTranscriptInput,
+    TranscribeChunkInput,
+    TranscribeChunkOutput,
+)
+from workers.recognizers import Recognizer
+from workers.seat import EngineSeat, SeatedRecognizer
+from workers.settings import Settings
+from workers.storage import Storage, open_storage
+from workers.tasks import PolledTask, ServerSilent, TaskClient
+
+log = logging.getLogger(__name__)
+
+RECOGNIZER_TASKS = ("detect_language", "transcribe_chunk")
+MEDIA_TASKS = ("stitch_transcript", "plan_media", "split_media")  # what ends a job before what starts one
+ALL_TASKS = RECOGNIZER_TASKS + MEDIA_TASKS
+
+BEAT_SECONDS = 3.0  # a third of the definitions' response timeout: two lost beats are forgiven
+ANNOUNCE_SECONDS = 5.0
+HAND_IN_SECONDS = 120.0  # a server's restart takes up to half a minute; after two the task is somebody else's
+HANG_GRACE_SECONDS = 30.0
+FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0  # seconds between polls of an empty queue
+
+
+@dataclass
+class Held:
+    """A task in hand. `lost` is set once nobody wants its result."""
+
+    task: PolledTask
+    lost: threading.Event = field(default_factory=threading.Event)
+    seated: SeatedRecognizer | None = None
+
+
+@dataclass
+class Desk:
+    """What the lanes of one process share."""
+
+    client: TaskClient
+    settings: Settings
+    seat: EngineSeat
+    kinds: tuple[str, ...]
+    longest_pause: float = LAST_PAUSE
+    draining: threading.Event = field(default_factory=threading.Event)
+    held: dict[str, Held] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def recognizing(self) -> int:
+        """How many tasks for the engine are in hand."""
+        with self.lock:
+            return sum(held.task.kind in RECOGNIZER_TASKS for held in self.held.values())
+
+
+def run_lane(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool] = lambda: True) -> None:
+    """Poll `kinds` in order, do what comes, until the desk drains."""
+    pause = FIRST_PAUSE
+    while not desk.draining.is_set():
+        held = _take(desk, kinds, may_poll)
+        if held is None:
+            desk.draining.wait(pause)
+            pause = min(pause * 1.5, desk.longest_pause)
+        elif _do(desk, held):
+            pause = FIRST_PAUSE
+        else:  # its chunk is not written yet: let the splitter work
+            desk.draining.wait(0.1)
+
+
+def recognizer_lane(desk: Desk, kinds: tuple[str, ...]) -> None:
+    """One of two lanes at the engine; polls when nothing is in hand, or the one in hand is nearly done."""
+
+    def may_poll() -> bool:
+        holding = desk.recognizing()
+        return holding == 0 or (holding == 1 and desk.seat.may_fetch_ahead())
+
+    run_lane(desk, kinds, may_poll)
+
+
+def _take(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool]) -> Held | None:
+    """Poll one task; alone among this process's lanes, or two of them would take a chunk each at once."""
+    with desk.turn:
+        if not may_poll():
+            return None
+        try:
+            task = next((found for kind in kinds if (found := desk.client.poll(kind))), None)
+        except (ServerSilent, ServerError) as error:
+            log.warning("Polling failed: %s", error, extra={"action": "poll_failed"})
+            return None
+        if task is None:
+            return None
+        held = Held(task)
+        with desk.lock:
+            desk.held[task.task_id] = held
+        return held
+
+
+def _do(desk: Desk, held: Held) -> bool:
+    """Do a task and hand in what came of it; False when it was given back undone."""
+    try:
+        return _do_held(desk, held)
+    finally:
+        with desk.lock:
+            desk.held.pop(held.task.task_id, None)
+
+
+def _do_held(desk: Desk, held: Held) -> bool:
+    task = held.task
+    ids = {"workflow": task.workflow_id, "task": task.task_id, "kind": task.kind}
+    try:
+        output = _run_stage(desk, held)
+    except ChunkNotReady as early:
+        wait_s = early.callback_seconds
+        hand_in(desk, held, lambda: desk.client.give_back(task, wait_s))
+        return False
+    except WorkAborted:
+        log.info("Stopped %s, its result is not wanted", task.reference, extra={"action": "aborted", **ids})
+        return True
+    except WhisperfleetError as error:
+        failure = error
+        log.warning("%s failed: %s", task.reference, error, extra={"action": "failed", **ids})
+    except Exception as error:
+        # the engine or a library broke in a way nobody foresaw: this task alone fails, and may be tried again
+        failure = EngineError(f"{type(error).__name__}: {error}")
+        log.exception("%s broke", task.reference, extra={"action": "broke", **ids})
+    else:
+        log.info("Done %s", task.reference, extra={"action": "done", **ids})
+        hand_in(desk, held, lambda: desk.client.complete(task, output))
+        return True
+    hand_in(desk, held, lambda: desk.client.fail(task, failure))
+    return True
+
+
+def _run_stage(desk: Desk, held: Held) -> Message:
+    task = held.task
+    context = Context(
+        settings=desk.settings,
+        worker=desk.client.worker,
+        attempt=task.attempt,
+        open_storage=lambda address: _opened(desk, address),
+        recognizer=lambda options: _seated(desk, held, options),
+        live_workers=lambda: desk.client.live_workers("transcribe_chunk"),
+        aborted=held.lost.is_set,
+    )
+    finished = False
+    try:
+        output = _STAGES[task.kind](task, context)
+        finished = True
+    finally:
+        if held.seated is not None:
+            desk.seat.leave(finished)
+    if isinstance(output, TranscribeChunkOutput) and held.seated is not None:
+        return output.model_copy(update={"seconds": {**output.seconds, "wait": round(held.seated.waited, 3)}})
+    return output
+
+
+def _plan(task: PolledTask, context: Context) -> Message:
+    from workers.stages.plan import plan_media
+
+    output: PlanMediaOutput = plan_media(JobInput.decode(task.data), context)
+    return output.model_copy(update={"started_at_ms": task.scheduled_ms})
+
+
+def _detect(task: PolledTask, context: Context) -> Message:
+    from workers.stages.language import detect_language
+
+    return detect_language(JobRef.decode(task.data), context)
+
+
+def _split(task: PolledTask, context: Context) -> Message:
+    from workers.stages.split import split_media
+
+    return split_media(SplitMediaInput.decode(task.data), context)
+
+
+def _transcribe(task: PolledTask, context: Context) -> Message:
+    from workers.stages.recognize import transcribe_chunk
+
+    return transcribe_chunk(TranscribeChunkInput.decode(task.data), context)
+
+
+def _stitch(task: PolledTask, context: Context) -> Message:
+    from workers.stages.stitch import stitch_transcript
+
+    return stitch_transcript(StitchTranscriptInput.decode(task.data), context)
+
+
+_STAGES: dict[str, Callable[[PolledTask, Context], Message]] = {
+    "plan_media": _plan,
+    "detect_language": _detect,
+    "split_media": _split,
+    "transcribe_chunk": _transcribe,
+    "stitch_transcript": _stitch,
+}
+
+
+def _opened(desk: Desk, address: str) -> Storage:
+    return open_storage(address, desk.settings)
+
+
+def _seated(desk: Desk, held: Held, options: RecognizeOptions) -> Recognizer:
+    if held.seated is None:
+        held.seated = desk.seat.take(options)
+    return held.seated
+
+
+def hand_in(desk: Desk, held: Held, send: Callable[[], None]) -> None:
+    """Deliver a result, through a restart of the server if need be.
+
+    A result that cannot be delivered is dropped after HAND_IN_SECONDS: the lease is long over, the
+    task runs again, and finds its object in storage.
+    """
+    give_up = time.monotonic() + HAND_IN_SECONDS
+    pause = 0.5
+    while not held.lost.is_set():
+        try:
+            return send()
+        except TransientError as error:
+            if time.monotonic() > give_up:
+                log.error("Could not hand in %s: %s", held.task.reference, error, extra={"action": "undelivered"})
+                return None
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)
+        except ServerError as error:  # the task or its workflow is over
+            log.warning("Result of %s refused: %s", held.task.reference, error, extra={"action": "refused"})
+            return None
+    return None
+
+
+def keep_leases(desk: Desk, closed: threading.Event, hung: Callable[[PolledTask], None]) -> None:
+    """Every beat: extend the leases in hand, notice what is no longer wanted, and say that the worker is alive.
+
+    hung is called with a task whose engine did not stop at its deadline: no thread can end it from outside.
+    """
+    announced = float("-inf")
+    beats = 0
+    while not closed.is_set():
+        with desk.lock:
+            in_hand = list(desk.held.values())
+        for held in in_hand:
+            _beat(desk, held, look=beats % 2 == 1)
+            if held.seated is not None and desk.seat.overdue_seconds() > HANG_GRACE_SECONDS:
+                hung(held.task)
+        if time.monotonic() - announced > ANNOUNCE_SECONDS and not desk.draining.is_set():
+            announce(desk)
+            announced = time.monotonic()
+        beats += 1
+        closed.wait(BEAT_SECONDS)
+
+
+def announce(desk: Desk) -> None:
+    try:
+        for kind in ("transcribe_chunk", "split_media"):  # one for each lane: what the client looks for
+            if kind in desk.kinds:
+                desk.client.announce(kind)
+    except (ServerSilent, ServerError) as error:
+        log.warning("Could not announce: %s", error, extra={"action": "announce_failed"})
+
+
+def _beat(desk: Desk, held: Held, look: bool) -> None:
+    try:
+        desk.client.extend_lease(held.task)
+        if look and not desk.client.is_wanted(held.task):
+            held.lost.set()
+    except ServerError:
+        held.lost.set()
+    except TransientError as error:
+        log.warning("Lease of %s not extended: %s", held.task.reference, error, extra={"action": "beat_failed"})

@@ -1,0 +1,153 @@
+"""One worker process: load the model, take work, go when told to or when the parent is gone.
+
+Run by `workers.pool` as `python -m workers.process JSON`; never by hand. Says what happens to it in
+JSON lines on standard output; lives as long as its standard input stays open, so that a parent
+killed with -9 leaves no worker behind, on any system.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+
+from workers import lanes, settings
+from workers.errors import DeadlineExceeded, TransientError, WhisperfleetError
+from workers.seat import EngineSeat
+from workers.tasks import PolledTask, TaskClient
+
+log = logging.getLogger(__name__)
+
+HUNG_EXIT = 75  # EX_TEMPFAIL: the pool starts a fresh process
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """What one worker process is to be. threads 0: the engine's own choice."""
+
+    server: str
+    name: str
+    kinds: tuple[str, ...]
+    engine: str
+    model: str
+    device: str = "auto"
+    device_index: int = 0
+    threads: int = 0
+    longest_pause: float = lanes.LAST_PAUSE
+
+    def encode(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, text: str) -> "ProcessSpec":
+        data = json.loads(text)
+        return cls(**{**data, "kinds": tuple(data["kinds"])})
+
+    @property
+    def recognizes(self) -> bool:
+        return any(kind in lanes.RECOGNIZER_TASKS for kind in self.kinds)
+
+
+def main() -> None:
+    spec = ProcessSpec.decode(sys.argv[1])
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s %(levelname)s {spec.name} %(message)s")
+    desk = _desk(spec)
+    closed = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: desk.draining.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the pool decides
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    keeper = threading.Thread(
+        target=lanes.keep_leases, args=(desk, closed, lambda task: _abandon(desk, task)), daemon=True
+    )
+    _wait_for_server(desk)
+    lanes.announce(desk)
+    keeper.start()
+    _say("up")
+    workers = _start_media_lane(desk)
+    try:
+        workers += _start_recognizer_lanes(desk, spec)
+    except WhisperfleetError as error:
+        _say("failed", error=type(error).__name__, reason=str(error))
+        sys.exit(1)
+    _say("ready")
+    for worker in workers:
+        while worker.is_alive():
+            worker.join(1.0)
+    closed.set()
+
+
+def _desk(spec: ProcessSpec) -> lanes.Desk:
+    from workers.recognizers.loading import load
+
+    def load_here(engine: str, model: str):  # type: ignore[no-untyped-def]
+        began = time.monotonic()
+        recognizer = load(engine, model, device=spec.device, device_index=spec.device_index, threads=spec.threads)
+        log.info("Loaded %s for %s in %.1f s", model, engine, time.monotonic() - began, extra={"action": "loaded"})
+        return recognizer
+
+    return lanes.Desk(
+        client=TaskClient(spec.server, spec.name),
+        settings=settings.load(),
+        seat=EngineSeat(load_here),
+        kinds=spec.kinds,
+        longest_pause=spec.longest_pause,
+    )
+
+
+def _wait_for_server(desk: lanes.Desk) -> None:
+    """A worker may start before its server, or while it restarts: wait, and say so once."""
+    said = False
+    while True:
+        try:
+            desk.client.live_workers("transcribe_chunk")
+            return
+        except TransientError as error:
+            if not said:
+                log.warning("Waiting for the server: %s", error, extra={"action": "no_server"})
+                _say("waiting", reason=str(error))
+                said = True
+            time.sleep(1.0)
+
+
+def _start_media_lane(desk: lanes.Desk) -> list[threading.Thread]:
+    kinds = tuple(kind for kind in lanes.MEDIA_TASKS if kind in desk.kinds)
+    return [_thread(lanes.run_lane, desk, kinds)] if kinds else []
+
+
+def _start_recognizer_lanes(desk: lanes.Desk, spec: ProcessSpec) -> list[threading.Thread]:
+    kinds = tuple(kind for kind in lanes.RECOGNIZER_TASKS if kind in desk.kinds)
+    if not kinds:
+        return []
+    desk.seat.warm(spec.engine, spec.model)
+    return [_thread(lanes.recognizer_lane, desk, kinds) for _ in range(2)]
+
+
+def _thread(run, desk: lanes.Desk, kinds: tuple[str, ...]) -> threading.Thread:  # type: ignore[no-untyped-def]
+    thread = threading.Thread(target=run, args=(desk, kinds), daemon=True)
+    thread.start()
+    return thread
+
+
+def _abandon(desk: lanes.Desk, task: PolledTask) -> None:
+    """Leave an engine that does not come back: hand in the failure, and end with all its threads."""
+    try:
+        desk.client.fail(task, DeadlineExceeded("The engine hung and did not stop at the chunk's deadline."))
+    finally:
+        os._exit(HUNG_EXIT)
+
+
+def _die_with_parent() -> None:
+    while sys.stdin.read(1):
+        pass
+    os._exit(0)
+
+
+def _say(event: str, **more: str) -> None:
+    print(json.dumps({"event": event, **more}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""plan_media: what the media is, how many chunks it will be, and a few voiced seconds to tell the language by."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workers.chunking import plan_cuts
+from workers.context import Context
+from workers.errors import MediaError, OptionError
+from workers.media import MediaInfo, Samples, count_duration, decode_excerpt, probe
+from workers.messages import JobInput, JobKeys, JobPlan, LanguageVote, PlanMediaOutput, job_key
+from workers.sources import Source, open_source
+from workers.spans import SAMPLE_RATE, Span, clock
+from workers.storage import Storage
+from workers.voice import speech_regions, voiced_ms
+
+LANGUAGE_SAMPLES = 5  # so that one song, quotation or jingle is outvoted
+SAMPLE_MS = 30_000  # Whisper decides a language on one window of 30 s
+TRIES = 3  # places looked at for each sample before it is given up
+VOICED_MS = 3_000  # about two phrases; on less the model guesses
+
+
+def plan_media(job: JobInput, context: Context) -> PlanMediaOutput:
+    """Probe the media, fix the chunks, store the plan and the samples for the language vote.
+
+    A job that was planned before keeps its cuts, whatever the number of workers is now, so that what is
+    done is found again. Raises MediaError, OptionError, StorageError with one sentence each, and
+    SourceUnavailable where the media's server does not answer.
+    """
+    began = time.monotonic()
+    source = open_source(job.media, context.settings, context.media_cache, context.check_wanted)
+    info = probe(source.path)
+    duration_ms = _duration(info, source, job.audio_track - 1)
+    span = _wanted_span(job, duration_ms)
+    storage = context.open_storage(job.storage or context.settings.storage)
+    storage.check_writable()
+    workers = max(1, context.live_workers())
+    keys = JobKeys(job_key(source.identity, job))
+    plan = _earlier(storage, keys, job, source) or JobPlan(
+        job=job_key(source.identity, job),
+        request=job,
+        media_name=source.name,
+        media_identity=source.identity,
+        duration_ms=duration_ms,
+        span=span,
+        wanted_cuts_ms=plan_cuts(span, job.chunk_seconds, workers),
+    )
+    vote_open = job.language == "auto" and not storage.exists(keys.language)
+    if vote_open and not plan.language_samples:
+        count = _store_samples(plan, source.path, storage, context)
+        plan = plan.model_copy(update={"language_samples": count})
+        if not count:
+            storage.put_bytes(keys.language, LanguageVote().model_dump_json().encode())
+    storage.put_bytes(keys.plan, plan.model_dump_json().encode())
+    return _output(plan, storage, vote_open and plan.language_samples > 0, workers, time.monotonic() - began)
+
+
+def _duration(info: MediaInfo, source: Source, track: int) -> int:
+    """Length in ms of the media as heard on audio track `track` (0 is the first)."""
+    if not info.audio_tracks:
+        raise MediaError(f"'{source.name}' has no sound: it holds {'only video' if info.has_video else 'no audio'}.")
+    if track >= info.audio_tracks:
+        there = "only one audio track" if info.audio_tracks == 1 else f"{info.audio_tracks} audio tracks"
+        raise MediaError(f"'{source.name}' has {there}, so there is no track {track + 1}: choose with --audio-track.")
+    claimed = info.tracks[track].end_ms or info.duration_ms
+    duration_ms = claimed or count_duration(source.path, track)
+    if duration_ms <= 0:
+        raise MediaError(f"'{source.name}' holds no sound: its audio track is empty.")
+    return duration_ms
+
+
+def _wanted_span(job: JobInput, duration_ms: int) -> Span:
+    start_ms, end_ms = job.start_ms, job.end_ms
+    if end_ms is not None and start_ms >= end_ms:
+        raise OptionError(f"--start {clock(start_ms)} is not before --end {clock(end_ms)}: exchange or change them.")
+    if start_ms >= duration_ms:
+        raise OptionError(
+            f"--start {clock(start_ms)} lies behind the end of the media, which is {clock(duration_ms)} long."
+        )
+    return Span.of(start_ms, duration_ms if end_ms is None else min(end_ms, duration_ms))
+
+
+def _earlier(storage: Storage, keys: JobKeys, job: JobInput, source: Source) -> JobPlan | None:
+    """The plan of an earlier run of the same job, for where the media is now."""
+    if not storage.exists(keys.plan):
+        return None
+    plan = JobPlan.model_validate_json(storage.get_bytes(keys.plan))
+    return plan.model_copy(update={"request": job, "media_name": source.name})
+
+
+def _store_samples(plan: JobPlan, path: Path, storage: Storage, context: Context) -> int:
+    """Store up to LANGUAGE_SAMPLES voiced stretches spread over the span; returns how many were found."""
+    keys = JobKeys(plan.job)
+    count = 0
+    places = max(1, min(LANGUAGE_SAMPLES, plan.span.duration_ms // SAMPLE_MS))
+    for place in range(places):
+        for start_ms, length_ms in _tries(plan.span, place, places):
+            context.check_wanted()
+            samples = decode_excerpt(path, plan.request.audio_track - 1, start_ms, length_ms)
+            speech = speech_regions(samples.astype(np.float32) / 32768)
+            if voiced_ms(speech) >= min(VOICED_MS, length_ms // 5):
+                storage.put_bytes(keys.language_sample(count), _flac(samples))
+                count += 1
+                break
+    return count
+
+
+def _tries(span: Span, place: int, places: int) -> list[tuple[int, int]]:
+    """(start, length) in ms of the stretches to try in part `place` of `places`: its middle, then either side."""
+    part = span.duration_ms / places
+    if part <= SAMPLE_MS:
+        return [(span.start_ms + round(place * part), round(part))]
+    room = part - SAMPLE_MS
+    starts = (span.start_ms + place * part + room * share for share in (0.5, 0.0, 1.0)[:TRIES])
+    return list(dict.fromkeys((round(start), SAMPLE_MS) for start in starts))
+
+
+def _flac(samples: Samples) -> bytes:
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _output(plan: JobPlan, storage: Storage, detect: bool, workers: int, seconds: float) -> PlanMediaOutput:
+    tasks: list[dict[str, Any]] = []
+    inputs: dict[str, dict[str, Any]] = {}
+    for index in range(plan.chunk_count):
+        name = f"chunk_{index}"
+        # optional: one lost chunk must not stop the others; the stitcher counts the losses
+        tasks.append({"name": "transcribe_chunk", "taskReferenceName": name, "type": "SIMPLE", "optional": True})
+        inputs[name] = {"storage": storage.address, "job": plan.job, "index": index}
+    return PlanMediaOutput(
+        storage=storage.address,
+        job=plan.job,
+        media_name=plan.media_name,
+        duration_ms=plan.duration_ms,
+        chunk_count=plan.chunk_count,
+        detect_language=detect,
+        fork_tasks=tuple(tasks),
+        fork_inputs=inputs,
+        workers=workers,
+        seconds=round(seconds, 3),
+    )
