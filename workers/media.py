@@ -176,9 +176,10 @@ class Decoding:
     def _hand_over(self, block: Samples | None) -> None:
         while not self._closing.is_set():
             try:
-                return self._blocks.put(block, timeout=0.2)
+                self._blocks.put(block, timeout=0.2)
             except queue.Full:
                 continue
+            return
 
     def _read_complaints(self) -> None:
         pipe = self._process.stderr
@@ -197,6 +198,11 @@ def decode_excerpt(path: Path, track: int, start_ms: int, length_ms: int) -> Sam
     with Decoding(path, track, start_ms, length_ms) as decoding:
         blocks = list(decoding.blocks())
     return np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
+
+
+def as_float(samples: Samples) -> NDArray[np.float32]:
+    """The samples between -1 and 1, as models want them."""
+    return np.multiply(samples, np.float32(1 / 32768), dtype=np.float32)
 
 
 @functools.cache

@@ -5,12 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from workers.chunking import plan_cuts
 from workers.context import Context
 from workers.errors import MediaError, OptionError
-from workers.media import MediaInfo, Samples, count_duration, decode_excerpt, probe
+from workers.media import MediaInfo, Samples, as_float, count_duration, decode_excerpt, probe
 from workers.messages import JobInput, JobKeys, JobPlan, LanguageVote, PlanMediaOutput, job_key
 from workers.sources import Source, open_source
 from workers.spans import SAMPLE_RATE, Span, clock
@@ -100,7 +98,7 @@ def _store_samples(plan: JobPlan, path: Path, storage: Storage, context: Context
         for start_ms, length_ms in _tries(plan.span, place, places):
             context.check_wanted()
             samples = decode_excerpt(path, plan.request.audio_track - 1, start_ms, length_ms)
-            speech = speech_regions(samples.astype(np.float32) / 32768)
+            speech = speech_regions(as_float(samples))
             if voiced_ms(speech) >= min(VOICED_MS, length_ms // 5):
                 storage.put_bytes(keys.language_sample(count), _flac(samples))
                 count += 1

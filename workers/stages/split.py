@@ -22,7 +22,7 @@ from workers.chunking import (
 )
 from workers.context import Context
 from workers.errors import MediaError, StorageError
-from workers.media import BLOCK_SAMPLES, Decoding, Samples, describe_truncation, last_packet_ms
+from workers.media import BLOCK_SAMPLES, Decoding, Samples, as_float, describe_truncation, last_packet_ms
 from workers.messages import Chunk, JobKeys, JobPlan, JobRef, SplitMediaOutput
 from workers.sources import Source, identity_of, open_source
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
@@ -129,7 +129,7 @@ def _decide(tape: "Tape", window: Span) -> Cut | None:
         return None
     near = near_part(window)
     for part, shortest_ms in ((near, GOOD_SILENCE_MS), (window, SILENCE_MS)):
-        audio = tape.stretch(part.start_ms, part.end_ms).astype(np.float32) / 32768
+        audio = as_float(tape.stretch(part.start_ms, part.end_ms))
         heard = Span.of(part.start_ms, part.start_ms + len(audio) // SAMPLES_PER_MS)
         for pause in pauses(heard, speech_regions(audio, part.start_ms), wanted_ms, shortest_ms):
             at = (pause.midpoint_ms - part.start_ms) * SAMPLES_PER_MS
