@@ -205,8 +205,6 @@ class S3Storage:
             )
         if code in _FULL or status == 507:
             return StorageError(f"No space is left in {where} ({code}): free some, or use another.")
-        if code == "PermanentRedirect" or status == 301:
-            return StorageError(f"{where[:1].upper()}{where[1:]} is in another region: set AWS_DEFAULT_REGION to it.")
         if code in _PASSING or status >= 500 or status in (408, 409, 429):
             return StorageUnavailable(f"{self.address}{self._at()} could not answer now: {message or code}.")
         return StorageError(f"Cannot use '{key}' in {where}: {message or code}.")
