@@ -1,12 +1,15 @@
 """What all tests share: a clean environment, and real services started once for the whole run."""
 
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from selenium.webdriver.remote.webdriver import WebDriver
 
+from tests.support.browser import chromium
 from tests.support.services import absent, require
 from tests.support.speech import Recorded, Script, no_pause_script, record, record_bilingual
 from workers import settings as environment
@@ -19,7 +22,9 @@ _FOREIGN = ("AWS_", "CONDUCTOR_", "HF_", "HUGGING", "OPENAI_", "WHISPERFLEET_")
 # Read before anything of the product is imported: huggingface_hub looks at its variables once, at import.
 _server_jar = os.environ.get("WHISPERFLEET_SERVER_JAR")
 _cache = Path(os.environ.get("WHISPERFLEET_TEST_CACHE") or Path.home() / ".cache" / "whisperfleet-tests").absolute()
-UI_ARCHIVE = os.environ.get("WHISPERFLEET_TEST_UI")
+_ui_archive = Path(
+    os.environ.get("WHISPERFLEET_TEST_UI") or Path(__file__).parent / "data" / "conductor-ui.tgz"
+).absolute()
 for _name in [name for name in os.environ if name.startswith(_FOREIGN)]:
     del os.environ[_name]
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -165,3 +170,27 @@ def studio(test_cache: Path) -> Studio:
     """`studio.recording(Script(seconds=60, speakers=2))` gives a FLAC path and the truth."""
     require("espeak-ng", "flite")
     return Studio(test_cache / "speech")
+
+
+# ---- the UI ----
+
+
+@pytest.fixture(scope="session")
+def ui_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Conductor UI, unpacked. Not ours to redistribute, so even CI skips without it: tests/data/README.md."""
+    if not _ui_archive.exists():
+        pytest.skip("needs the Conductor UI: bring it as tests/data/README.md says, or name it by WHISPERFLEET_TEST_UI")
+    folder = tmp_path_factory.mktemp("conductor-ui")
+    with tarfile.open(_ui_archive) as archive:
+        # Python before 3.11.4 has no filters, and later ones warn where none is chosen
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[WebDriver]:
+    """Headless Chromium with a profile of its own."""
+    require("chromium")
+    with chromium(tmp_path / "profile") as driver:
+        yield driver
