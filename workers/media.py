@@ -8,6 +8,7 @@ n / 16 ms on that clock, however the file was encoded.
 import functools
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,9 @@ BLOCK_SAMPLES = 30 * SAMPLE_RATE  # what a decode yields at a time: 30 s, 960 kB
 BLOCKS_AHEAD = 16  # decoded and not taken yet: 15 MB, so that ffmpeg never waits for a cut being decided
 PIPE_BYTES = 1 << 20  # what Linux gives an ordinary user at most
 
-# Bare streams, whose containers claim no duration: players estimate it from the bit rate of the first frames.
+_MATROSKA_DURATION = re.compile(r"(\d+):(\d\d):(\d\d)\.(\d{6})\d*")  # its tracks say where they end in a tag
+
+# bare streams, whose containers claim no duration: players estimate it from the bit rate of the first frames
 BARE_STREAMS = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "dts", "amr", "adts", "amrnb", "amrwb"})
 
 
@@ -309,6 +312,9 @@ def _track(stream: Any, start_ms: int, sure: bool) -> AudioTrack:
     if sure and stream.duration and stream.time_base:
         begins = (stream.start_time or 0) * stream.time_base * 1000 - start_ms
         end_ms = int(begins + stream.duration * stream.time_base * 1000)
+    elif written := _MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds, micros = (int(part) for part in written.groups())
+        end_ms = (hours * 3600 + minutes * 60 + seconds) * 1000 + micros // 1000 - start_ms
     context = stream.codec_context
     return AudioTrack(
         codec=context.name if context else "unknown",
