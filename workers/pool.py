@@ -4,6 +4,7 @@ One process per GPU, pinned by CUDA_VISIBLE_DEVICES (a second on the same GPU ga
 costs its memory); on a processor, `processes` times `threads`.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -154,6 +155,23 @@ class WorkerPool:
         for slot in self._slots:
             if slot.process and slot.process.poll() is None:
                 slot.process.terminate()
+
+    def alive(self) -> bool:
+        return bool(self.pids())
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the first living process to end, timeout_s at most."""
+        process = next((slot.process for slot in self._slots if slot.process and slot.process.poll() is None), None)
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End every process now; what they held is done again by others once its lease is over."""
+        self._stopping.set()
+        for slot in self._slots:
+            if slot.process and slot.process.poll() is None:
+                slot.process.kill()
 
     def stop(self, grace_s: float) -> None:
         """Drain, wait up to grace_s, then kill."""

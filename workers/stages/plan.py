@@ -30,9 +30,7 @@ def plan_media(job: JobInput, context: Context) -> PlanMediaOutput:
     """
     began = time.monotonic()
     source = open_source(job.media, context.settings, context.media_cache, context.check_wanted)
-    info = probe(source.path)
-    duration_ms = _duration(info, source, job.audio_track - 1)
-    span = _wanted_span(job, duration_ms)
+    duration_ms, span = look_into(job, source)
     storage = context.open_storage(job.storage or context.settings.storage)
     storage.check_writable()
     workers = max(1, context.live_workers())
@@ -54,6 +52,15 @@ def plan_media(job: JobInput, context: Context) -> PlanMediaOutput:
             storage.put_bytes(keys.language, LanguageVote().model_dump_json().encode())
     storage.put_bytes(keys.plan, plan.model_dump_json().encode())
     return _output(plan, storage, vote_open and plan.language_samples > 0, workers, time.monotonic() - began)
+
+
+def look_into(job: JobInput, source: Source) -> tuple[int, Span]:
+    """Length in ms of the media as its container tells it, and the span that is wanted of it.
+
+    Raises MediaError where there is no such track or nothing to hear, OptionError where --start and --end do not fit.
+    """
+    duration_ms = _duration(probe(source.path), source, job.audio_track - 1)
+    return duration_ms, _wanted_span(job, duration_ms)
 
 
 def _duration(info: MediaInfo, source: Source, track: int) -> int:

@@ -1,0 +1,165 @@
+"""One `transcribe` command: check everything that can be checked, then run its jobs to their end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from workers import models
+from workers.errors import MediaError, WhisperfleetError
+from workers.messages import JobInput
+from workers.recognizers.options import check_options
+from workers.settings import Settings, server_address
+from workers.sources import identity_of, open_source
+from workers.stages.plan import look_into
+from workers.storage import Storage, open_storage
+from workflows import outputs
+from workflows.display import Display
+from workflows.progress import JobView
+from workflows.session import Session, WorkerWish, interruptible, session
+from workflows.watch import Watched
+
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The command line, sorted: what is a job's, and what is this command's."""
+
+    media: tuple[str, ...]
+    output_dir: Path
+    processes: int | None
+    threads: int | None
+    device: str
+    follow: bool
+    server: str | None
+    options: tuple[tuple[str, object], ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One media that passed the checks."""
+
+    job: JobInput
+    name: str
+    stem: str
+
+
+def run(wish: Wish, settings: Settings, display: Display) -> int:
+    """Transcribe what is wished; returns the exit code: that of the first file that failed, or 0.
+
+    A bad file is told and left out; the others of the command are done all the same.
+    """
+    settings = replace(settings, server=server_address(wish.server))
+    requests, code = prepare(wish, settings, display)
+    if not requests:
+        return code
+    first = requests[0].job
+    workers = WorkerWish(first.engine, first.model, wish.processes, wish.threads, wish.device)
+    with interruptible(), session(settings, workers, display) as running:
+        jobs = [_begin(running, request, wish, settings, display) for request in requests]
+        running.run(jobs, display, wish.follow)
+    return code or next((job.error.exit_code for job in jobs if job.error is not None), 0)
+
+
+def prepare(wish: Wish, settings: Settings, display: Display) -> tuple[list[Request], int]:
+    """All checks that need no server: options, model, folders, media; returns what is left to do, and the exit code so far."""
+    jobs = [JobInput.decode({**dict(wish.options), "media": media, "storage": settings.storage}) for media in wish.media]
+    check_options(jobs[0].recognize_options())
+    models.check_name(jobs[0].model, jobs[0].engine)
+    outputs.check_folder(wish.output_dir)
+    storage = open_storage(settings.storage, settings)
+    storage.check_writable()
+    stems = outputs.stems([_name(media) for media in wish.media])
+    if settings.server is not None:
+        _warn_of_local_storage(settings, display)
+    requests, code = [], 0
+    for job, stem in zip(jobs, stems, strict=True):
+        try:
+            requests.append(Request(_placed(_checked(job, settings), storage, settings), _name(job.media), stem))
+        except WhisperfleetError as error:
+            display.failed(_name(job.media), error)
+            code = code or error.exit_code
+    return requests, code
+
+
+def _checked(job: JobInput, settings: Settings) -> JobInput:
+    """The job with a media that the workers of this machine find; local files are looked into at once."""
+    if job.media == DEMO and not Path(DEMO).exists():
+        return job.model_copy(update={"media": str(demo_recording())})
+    _ = job.start_ms, job.end_ms  # raises for a time that is none, before a server is started
+    if urlsplit(job.media).scheme in ("http", "https", "s3"):
+        return job
+    source = open_source(job.media, settings, settings.home / "media", identity="not asked for")
+    look_into(job, source)
+    return job.model_copy(update={"media": str(source.path)})
+
+
+def demo_recording() -> Path:
+    """The recording that comes with the package."""
+    return Path(str(resources.files("workers") / "demo" / "demo.flac"))
+
+
+def _placed(job: JobInput, storage: Storage, settings: Settings) -> JobInput:
+    """With storage that other machines reach, a local file goes there first: its path means nothing to them."""
+    if settings.server is None or not storage.address.startswith("s3://") or "://" in job.media:
+        return job
+    path = Path(job.media)
+    key = f"media/{identity_of(path)}/{path.name}"
+    if not storage.exists(key):
+        storage.put_file(key, path)
+    return job.model_copy(update={"media": storage.url(key)})
+
+
+def _warn_of_local_storage(settings: Settings, display: Display) -> None:
+    host = urlsplit(settings.server or "").hostname or ""
+    if not settings.storage.startswith("s3://") and host not in ("localhost", "127.0.0.1", "::1"):
+        display.warn(
+            f"Storage is the folder {settings.storage}: workers on other machines must see it under the same path; "
+            "else set WHISPERFLEET_STORAGE=s3://BUCKET/PREFIX."
+        )
+
+
+def _begin(running: Session, request: Request, wish: Wish, settings: Settings, display: Display) -> Watched:
+    """Start the job, or go on with the one that a killed command left running."""
+    client = running.client
+    job_id = client.running_like(request.job)
+    if job_id is not None:
+        display.note(f"{request.name}: going on with job {job_id}, which is still running.")
+    else:
+        job_id = client.start(request.job, request.name)
+    return Watched(
+        id=job_id,
+        name=request.name,
+        storage=lambda address: open_storage(address, settings),
+        on_done=partial(delivered, settings=settings, folder=wish.output_dir, stem=request.stem),
+    )
+
+
+def delivered(
+    _view: JobView, workflow: Mapping[str, object], *, settings: Settings, folder: Path, stem: str
+) -> Mapping[str, str]:
+    """Copy a finished job's files to the output folder.
+
+    Raises StorageError where the folder or the storage refuses.
+    """
+    from workflows.watch import plan_output
+
+    plan = plan_output(workflow) or {}
+    output = workflow.get("output")
+    files = output.get("files") if isinstance(output, dict) else None
+    if not files:
+        raise MediaError("The job ended without files: this server's workflow definition is another version's.")
+    storage = open_storage(str(plan["storage"]), settings)
+    return outputs.deliver(storage, str(plan["job"]), tuple(files), folder, stem)
+
+
+def _name(media: str) -> str:
+    """File name of a path or address."""
+    if media == DEMO:
+        return demo_recording().name
+    return Path(urlsplit(media).path if "://" in media else media).name or media
+
+
