@@ -20,7 +20,6 @@ from workers.messages import (
     Message,
     PlanMediaOutput,
     RecognizeOptions,
-    SplitMediaInput,
     StitchTranscriptInput,
     TranscribeChunkInput,
     TranscribeChunkOutput,
@@ -190,7 +189,7 @@ def _detect(task: PolledTask, context: Context) -> Message:
 def _split(task: PolledTask, context: Context) -> Message:
     from workers.stages.split import split_media
 
-    return split_media(SplitMediaInput.decode(task.data), context)
+    return split_media(JobRef.decode(task.data), context)
 
 
 def _transcribe(task: PolledTask, context: Context) -> Message:

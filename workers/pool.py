@@ -135,9 +135,9 @@ class WorkerPool:
         with self._changed:
             while not all(slot.state in reached for slot in self._slots):
                 self.check()
-                if not self._changed.wait(min(1.0, max(0.0, deadline - time.monotonic()))):
-                    if time.monotonic() >= deadline:
-                        raise EngineError(f"The workers were not {state} after {timeout_s:.0f} s.")
+                self._changed.wait(1.0)
+                if time.monotonic() >= deadline:
+                    raise EngineError(f"The workers were not {state} after {timeout_s:.0f} s.")
 
     def check(self) -> None:
         """Raises what made the processes give up, if they did."""

@@ -53,7 +53,9 @@ class ProcessSpec:
 
 def main() -> None:
     spec = ProcessSpec.decode(sys.argv[1])
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s %(levelname)s {spec.name} %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s %(levelname)s {spec.name} %(message)s"
+    )
     desk = _desk(spec)
     closed = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: desk.draining.set())

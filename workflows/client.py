@@ -78,7 +78,9 @@ class Client:
             found = self._call("GET", "/workflow/{id}", {"id": job_id}, {"includeTasks": str(tasks).lower()})
         except ServerError as error:
             if "(404)" in str(error):
-                raise JobError(f"There is no job {job_id} on this server; `whisperfleet jobs list` shows them.") from error
+                raise JobError(
+                    f"There is no job {job_id} on this server; `whisperfleet jobs list` shows them."
+                ) from error
             raise
         return dict(found)
 

@@ -69,7 +69,7 @@ def _figure(lines: Timeline) -> "Figure":
 
     lanes = max(1, len(lines.lanes))
     lane = LANE_INCHES[0] if lanes > MOST_LANES_HIGH else LANE_INCHES[1]
-    top, bottom, waiting, gap = 1.35, 1.35, 0.5, 0.08
+    top, bottom, waiting, gap = 1.3 if lines.view.reason else 1.0, 1.35, 0.5, 0.08
     height = top + waiting + gap + lanes * lane + bottom
     figure = Figure(figsize=(WIDTH_INCHES, height))
     FigureCanvasAgg(figure)
@@ -179,6 +179,8 @@ def _draw_edges(axes: "Axes", lines: Timeline, row: int) -> None:
         width = bar.end_ms - bar.start_ms
         axes.plot([bar.start_ms] * 2, [row - 0.4, row + 0.4], color="white", linewidth=0.8, solid_capstyle="butt")
         digits = len(bar.label)
+        phase = bar.pieces[-1].phase
+        ground = {"boxstyle": "square,pad=0.15", "fc": COLOURS[phase][0], "lw": 0} if phase in STRIPED else None
         if digits and width > lines.wall_ms * LABEL_SHARE * (digits + 0.6):
             axes.text(
                 (bar.start_ms + bar.end_ms) / 2,
@@ -187,7 +189,8 @@ def _draw_edges(axes: "Axes", lines: Timeline, row: int) -> None:
                 ha="center",
                 va="center",
                 fontsize=7.5 if few else 6,
-                color="white" if bar.pieces[-1].phase != "running" else INK,
+                color="white" if phase != "running" else INK,
+                bbox=ground,
                 clip_on=True,
             )
 

@@ -261,7 +261,7 @@ dd{margin:0;font-weight:600}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;list-style:none;padding:0;margin:0 0 .7rem;font-size:.85rem}
 .legend i{display:inline-block;width:1.1em;height:.85em;border-radius:2px;margin-right:.4em;vertical-align:-.05em}
 .scroll{overflow-x:auto;border:1px solid var(--edge);border-radius:6px}
-.chart{position:relative;display:grid;grid-template-columns:minmax(5.5rem,11rem) 1fr;min-width:660px;
+.chart{position:relative;display:grid;grid-template-columns:clamp(5.5rem,20vw,11rem) 1fr;min-width:660px;
 padding:.5rem .9rem .2rem 0}
 .name{position:sticky;left:0;z-index:3;background:var(--ground);font-size:.78rem;line-height:24px;text-align:right;
 padding:0 .6rem;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
@@ -274,16 +274,17 @@ padding:0 .6rem;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
 .axis span{position:absolute;top:3px;transform:translateX(-50%);white-space:nowrap}
 .axis span:first-child{transform:none}.axis span.last{transform:translateX(-100%)}
 .grid{position:absolute;top:.5rem;bottom:24px;right:.9rem;left:0;z-index:0;display:grid;
-grid-template-columns:minmax(5.5rem,11rem) 1fr}
+grid-template-columns:clamp(5.5rem,20vw,11rem) 1fr}
 .rules{position:relative}
 .rules i{position:absolute;top:0;bottom:0;width:1px;background:var(--edge)}
 .track button{position:absolute;top:2px;height:20px;min-width:2px;padding:0;border:0;border-radius:2px;
 box-shadow:inset 1px 0 var(--ground);overflow:hidden;container-type:inline-size;cursor:default}
 .track button:hover,.track button:focus{outline:2px solid var(--ink);outline-offset:1px;z-index:2}
-.track span{font:600 10px/20px system-ui,sans-serif}
-.track button span{display:block;text-align:center;color:var(--label);pointer-events:none}
-.running span{color:var(--ink)!important}
-@container (max-width:22px){button span,.track button span{display:none}}
+.track button span{font:600 10px/14px system-ui,sans-serif;display:inline-block;padding:0 3px;border-radius:2px;
+color:var(--label);vertical-align:top;margin-top:3px;pointer-events:none}
+.failed span{background:var(--failed)}.cancelled span{background:var(--cancelled)}
+.track button.running span{background:var(--running);color:var(--ink)}
+@container (max-width:26px){.track button span{display:none}}
 .small{font-size:.82rem;color:var(--soft);margin:.5rem 0}
 table{border-collapse:collapse;width:100%;font-size:.82rem;font-variant-numeric:tabular-nums}
 th,td{padding:.28rem .6rem;text-align:right;border-bottom:1px solid var(--edge);white-space:nowrap}

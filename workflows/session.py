@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from workers.errors import WhisperfleetError
 from workers.lanes import ALL_TASKS
@@ -18,12 +19,15 @@ from workflows.display import Display
 from workflows.watch import Watched, watch
 
 UP_SECONDS = 120.0  # a worker's imports and first sign of life, on a machine that swaps
-EMBEDDED_PAUSE = 0.25  # seconds between polls of an idle worker: on one machine a late poll costs more than an early one
+EMBEDDED_PAUSE = 0.25  # seconds between an idle worker's polls: on one machine a late poll costs more than an early one
 
 
 @dataclass(frozen=True)
 class WorkerWish:
-    """What workers the command wants here. processes None: as the machine suggests when the server is embedded, else none."""
+    """What workers the command wants here.
+
+    processes None: as many as the machine suggests where the server is embedded, else none.
+    """
 
     engine: str
     model: str
@@ -92,7 +96,7 @@ def session(settings: Settings, wish: WorkerWish, display: Display) -> Iterator[
 
 
 @contextlib.contextmanager
-def worker_log(settings: Settings) -> Iterator[object]:
+def worker_log(settings: Settings) -> Iterator[IO[str]]:
     """The file that this machine's workers write to; the last run's is kept beside it."""
     path = worker_log_path(settings)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -130,10 +130,11 @@ def union_ms(intervals: Iterable[tuple[int, int]]) -> int:
 
 
 def ticks(wall_ms: int, wanted: int = 8) -> tuple[int, ...]:
-    """Round times for an axis: at most about `wanted` of them, 0 included."""
-    seconds = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
-    step = 1000 * next((step for step in seconds if wall_ms <= step * 1000 * wanted), seconds[-1])
-    return tuple(range(0, wall_ms + 1, max(step, step * (wall_ms // (step * 2 * wanted)))))
+    """Round times for an axis: 0 and at most `wanted` more."""
+    days = -(-wall_ms // (86_400_000 * wanted))
+    seconds = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200)
+    step = 1000 * next((step for step in seconds if wall_ms <= step * 1000 * wanted), 86_400 * days)
+    return tuple(range(0, wall_ms + 1, step))
 
 
 def _lanes(view: JobView, tasks: Iterable[TaskView]) -> tuple[Lane, ...]:

@@ -7,10 +7,11 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from workers.recognizers.options import check_options
+
 from workers import models
 from workers.errors import MediaError, WhisperfleetError
 from workers.messages import JobInput
-from workers.recognizers.options import check_options
 from workers.settings import Settings, server_address
 from workers.sources import identity_of, open_source
 from workers.stages.plan import look_into
@@ -65,8 +66,12 @@ def run(wish: Wish, settings: Settings, display: Display) -> int:
 
 
 def prepare(wish: Wish, settings: Settings, display: Display) -> tuple[list[Request], int]:
-    """All checks that need no server: options, model, folders, media; returns what is left to do, and the exit code so far."""
-    jobs = [JobInput.decode({**dict(wish.options), "media": media, "storage": settings.storage}) for media in wish.media]
+    """All checks that need no server: options, model, folders, media.
+
+    Returns what passed them, and the exit code so far.
+    """
+    given = {**dict(wish.options), "storage": settings.storage}
+    jobs = [JobInput.decode({**given, "media": media}) for media in wish.media]
     check_options(jobs[0].recognize_options())
     models.check_name(jobs[0].model, jobs[0].engine)
     outputs.check_folder(wish.output_dir)
@@ -161,5 +166,3 @@ def _name(media: str) -> str:
     if media == DEMO:
         return demo_recording().name
     return Path(urlsplit(media).path if "://" in media else media).name or media
-
-

@@ -127,7 +127,8 @@ def plan_output(workflow: Mapping[str, object]) -> Mapping[str, object] | None:
 def _check_workers(client: Client, view: JobView, now_ms: int) -> None:
     for kind in stuck_tasks(view, now_ms, NO_WORKER_MS):
         if client.live_workers(LANE_OF.get(kind, kind)) == 0:
+            address = client.server.removesuffix("/api")
             raise NoWorkerError(
-                f"No worker takes {kind} on {client.server}: start one there with "
-                f"`whisperfleet worker --server {client.server.removesuffix('/api')}`, or add --processes 1 to work here."
+                f"No worker takes {kind} on {address}: start one with `whisperfleet worker --server {address}`, "
+                "or add --processes 1 to work here."
             )

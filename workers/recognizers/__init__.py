@@ -39,8 +39,11 @@ class Recognizer(Protocol):
     where the engine fails, and halves its batch by itself when memory runs out.
     """
 
-    engine: str
-    model: str
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def model(self) -> str: ...
 
     def recognize(
         self,

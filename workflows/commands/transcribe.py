@@ -22,7 +22,9 @@ import click
 @click.option("--formats", metavar="LIST", default="json,srt,vtt,txt,tsv", show_default=True)
 @click.option("-o", "--output-dir", type=click.Path(path_type=Path), default=Path("transcripts"), show_default=True)
 @click.option("--chunk-seconds", metavar="auto|N", default="auto", show_default=True, help="Length of a chunk.")
-@click.option("--processes", type=click.IntRange(1, 256), help="Worker processes here.  [default: one a GPU, or cores / 4]")
+@click.option(
+    "--processes", type=click.IntRange(1, 256), help="Worker processes here.  [default: one a GPU, or cores / 4]"
+)
 @click.option("--threads", type=click.IntRange(1, 256), help="Processor threads of each.  [default: cores / processes]")
 @click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda or cuda:0,1.")
 @click.option("--server", metavar="URL", help="A Conductor server instead of the embedded one.")
