@@ -70,10 +70,11 @@ def probe(path: Path) -> MediaInfo:
     with _opened(path) as container:
         starts = _start_ms(container)
         sure = _claims_duration(path, container.format.name)
+        share = _present_share(path)
         return MediaInfo(
             container=container.format.name,
-            duration_ms=container.duration // 1000 if sure and container.duration else None,
-            tracks=tuple(_track(stream, starts, sure) for stream in container.streams.audio),
+            duration_ms=int(container.duration / share) // 1000 if sure and container.duration else None,
+            tracks=tuple(_track(stream, starts, sure, share) for stream in container.streams.audio),
             has_video=any(not _is_cover(stream) for stream in container.streams.video),
         )
 
@@ -307,11 +308,11 @@ def _opened(path: Path) -> Any:
         ) from error
 
 
-def _track(stream: Any, start_ms: int, sure: bool) -> AudioTrack:
+def _track(stream: Any, start_ms: int, sure: bool, share: float) -> AudioTrack:
     end_ms = None
     if sure and stream.duration and stream.time_base:
         begins = (stream.start_time or 0) * stream.time_base * 1000 - start_ms
-        end_ms = int(begins + stream.duration * stream.time_base * 1000)
+        end_ms = int((begins + stream.duration * stream.time_base * 1000) / share)
     elif written := _MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", "")):
         hours, minutes, seconds, micros = (int(part) for part in written.groups())
         end_ms = (hours * 3600 + minutes * 60 + seconds) * 1000 + micros // 1000 - start_ms
@@ -341,6 +342,19 @@ def _claims_duration(path: Path, container: str) -> bool:
         frame = _head(path, 4096, tag)
         return any(mark in frame for mark in (b"Xing", b"Info", b"VBRI"))
     return not BARE_STREAMS.intersection(container.split(","))
+
+
+def _present_share(path: Path) -> float:
+    """How much of a RIFF file (wav, avi) is there, 0 to 1: libav shortens its duration to what it finds.
+
+    A recorder that could not know the size when it began writes 0, or about 2 or 4 GiB.
+    """
+    head = _head(path, 12)
+    if head[:4] != b"RIFF":
+        return 1.0
+    promised = int.from_bytes(head[4:8], "little") + 8
+    unknown = promised <= 12 or abs(promised - (1 << 31)) < 4096 or promised > (1 << 32) - 4096
+    return 1.0 if unknown else min(1.0, path.stat().st_size / promised)
 
 
 def _synchsafe(four: bytes) -> int:

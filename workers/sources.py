@@ -202,7 +202,7 @@ def _http(url: str) -> Ask:
                     unchanged=response.status_code == 304,
                     resumed=response.status_code == 206,
                     validator=strong or response.headers.get("last-modified"),
-                    blocks=response.iter_bytes(BLOCK_BYTES),
+                    blocks=response.iter_raw(),
                 )
         except httpx.TimeoutException as error:
             raise SourceUnavailable(
@@ -251,13 +251,13 @@ def _s3(address: str, settings: Settings) -> Ask:
         if have and not begun:
             conditions = {"IfNoneMatch": have}
         try:
-            client = boto3.client("s3", endpoint_url=settings.s3_endpoint, config=config)
+            client = boto3.session.Session().client("s3", endpoint_url=settings.s3_endpoint, config=config)
             response = client.get_object(Bucket=bucket, Key=key, **conditions)
             yield Answer(
                 unchanged=False,
                 resumed=bool(begun),
                 validator=response["ETag"],
-                blocks=response["Body"].iter_chunks(BLOCK_BYTES),
+                blocks=response["Body"].iter_chunks(BLOCK_BYTES // 16),
             )
         except exceptions.ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 304:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,7 @@ def test_an_unwanted_split_stops(planted: Path, tmp_path: Path) -> None:
 def test_truncated_media_say_where_they_break_off(name: str, planted: Path, tmp_path: Path) -> None:
     media = encode(planted, tmp_path, name)
     media.write_bytes(media.read_bytes()[: media.stat().st_size * 6 // 10])
-    with pytest.raises(MediaError, match=r"breaks off at 00:0\d:\d\d\.\d{3} although it says it is 00:02:3"):
+    with pytest.raises(MediaError, match=r"breaks off at 00:0\d:\d\d\.\d{3} although it says it is 00:02:[23]"):
         Job(JobInput(media=str(media), chunk_seconds=30, language="en"), context(tmp_path / "home"))
     job = Job(JobInput(media=str(media), chunk_seconds=30, language="en", allow_gaps=True), context(tmp_path / "home"))
     assert job.split.missing_from_ms == job.split.duration_ms
@@ -204,7 +205,7 @@ def test_truncated_mp4_with_its_index_in_front(planted: Path, tmp_path: Path) ->
     media = tmp_path / "talk.mp4"
     ffmpeg("-i", planted, "-c:a", "aac", "-movflags", "+faststart", media)
     media.write_bytes(media.read_bytes()[: media.stat().st_size * 6 // 10])
-    with pytest.raises(MediaError, match="'talk.mp4' breaks off at 00:0"):
+    with pytest.raises(MediaError, match=r"'talk\.mp4' breaks off at 00:0"):
         Job(JobInput(media=str(media), language="en"), context(tmp_path / "home"))
 
 
@@ -260,7 +261,5 @@ def test_ffmpeg_dies_with_its_parent(planted: Path) -> None:
     for _ in range(1000):
         if not child.exists() or "State:\tZ" in (child / "status").read_text():
             return
-        import time
-
         time.sleep(0.01)
     pytest.fail("ffmpeg outlived the process that started it")

@@ -1,5 +1,6 @@
 """Media files whose sound is known to the millisecond: tone bursts at planted times, in any container."""
 
+import itertools
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ def assert_tiled(chunks: Sequence[Chunk], start_ms: int, end_ms: int) -> None:
     """Cores tile [start_ms, end_ms); each lies in its audio."""
     assert chunks[0].core.start_ms == start_ms
     assert chunks[-1].core.end_ms == end_ms
-    for before, after in zip(chunks, chunks[1:], strict=False):
+    for before, after in itertools.pairwise(chunks):
         assert before.core.end_ms == after.core.start_ms
     for chunk in chunks:
         assert chunk.audio.start_ms <= chunk.core.start_ms

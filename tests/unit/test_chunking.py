@@ -1,5 +1,7 @@
 """Cuts: bounds and balance of the plan, and the choice of the true cut."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ workers = st.integers(0, 64)
 
 def lengths(span: Span, cuts: tuple[int, ...]) -> list[int]:
     edges = (span.start_ms, *cuts, span.end_ms)
-    return [after - before for before, after in zip(edges, edges[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(edges)]
 
 
 @given(spans, workers)
@@ -36,7 +38,7 @@ def test_auto_chunks_tile_within_bounds_long_first(span: Span, count: int) -> No
     assert max(found) <= LONGEST_MS + 1
     assert len(found) == 1 or min(found) >= SHORTEST_MS - 1
     # the last one takes what is left over, so it alone may be longer than the one before it
-    assert all(after <= before + 1 for before, after in zip(found[:-1], found[1:-1], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(found))
 
 
 @given(spans, st.integers(5, 3600))
