@@ -126,18 +126,19 @@ class LocalStorage:
                     os.replace(temporary, path)
                 except FileNotFoundError as error:
                     raise StorageUnavailable(f"'{key}' was deleted while it was being written.") from error
-                _sync_folder(path.parent)
+                with _absent_is_fine():
+                    _sync_folder(path.parent)
             finally:
                 temporary.unlink(missing_ok=True)
 
     def _open_temporary(self, path: Path) -> IO[bytes]:
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PART_SUFFIX}")
         for _ in range(100):
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 return temporary.open("xb")
             except FileNotFoundError:
-                continue  # somebody's delete pruned the folder between the two lines above
+                continue  # somebody's delete pruned a folder that the line above made or saw
         raise StorageUnavailable(f"'{path.parent}' is being deleted again and again while it is written to.")
 
     def _files(self, prefix: str, temporaries: bool = False) -> Iterator[tuple[str, Path]]:
