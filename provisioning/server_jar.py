@@ -124,7 +124,7 @@ def _fetch_rest(artifact: Artifact, part: Path, have: int, progress: Callable[[i
         resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
         done, told = (have, 0.0) if resumed else (0, 0.0)
         with part.open("ab" if resumed else "wb") as sink:
-            for block in response.iter_bytes(_BLOCK):
+            for block in response.iter_raw():
                 sink.write(block)
                 done += len(block)
                 if time.monotonic() - told > 0.3:

@@ -44,6 +44,11 @@ def _properties(files: Files, port: int, ui: Path | None) -> dict[str, str]:
         "conductor.integrations.ai.enabled": "false",
         "conductor.scheduler.enabled": "false",
         "spring.jmx.enabled": "false",
+        "conductor.file-storage.parentDir": str(files.root / "files"),  # it would make a folder in the user's home
+        # A waiting JOIN is looked at ten times a second at first, and after 200 times ever more seldom, until up to
+        # 30 s pass between its last branch and its end. So: fast while a short job runs, then once a second.
+        "conductor.app.systemTaskPostponeThreshold": "100",
+        "conductor.app.systemTaskWorkerCallbackDuration": "1s",
     }
     if ui:
         properties["spring.web.resources.static-locations"] = f"{ui.absolute().as_uri()}/"

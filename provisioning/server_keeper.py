@@ -160,6 +160,7 @@ class Keeper:
         raise StartFailed("it ended while it started")
 
     def _launch(self) -> None:
+        server_state.return_messages(self._files)
         parent = os.getpid()
         with self._files.log.open("ab") as log:
             self._server = subprocess.Popen(
