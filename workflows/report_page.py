@@ -139,7 +139,7 @@ def _waiting(lines: Timeline) -> str:
         level = count
     points += [f"1000 {1 - level / max(1, most):.4f}", "1000 1"]
     return (
-        f'<div class="name">chunks waiting <b>≤ {most}</b></div><div class="track high"><svg viewBox="0 0 1000 1" '
+        f'<div class="name">waiting <b>≤ {most}</b></div><div class="track high"><svg viewBox="0 0 1000 1" '
         f'preserveAspectRatio="none" role="img" aria-label="Chunks waiting for audio or a worker, at most {most}">'
         f'<path d="M{" L".join(points)}Z"/></svg></div>'
     )
