@@ -90,6 +90,12 @@ class SourceUnavailable(TransientError):
     exit_code = 3
 
 
+class ChunkNotReady(TransientError):
+    """The chunk is not cut yet, or its language not decided: ask again in `callback_seconds`; no attempt is lost."""
+
+    callback_seconds: ClassVar[int] = 1
+
+
 class EngineError(TransientError):
     """The recognition engine failed on this chunk."""
 

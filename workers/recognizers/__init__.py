@@ -23,9 +23,13 @@ class Recognition:
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How one pass differs from the plain one: the second pass of a suspicious chunk changes these."""
+    """How one pass differs from the plain one: the second pass of a suspicious chunk changes these.
+
+    one_by_one: the engine moves one window along instead of decoding many at once.
+    """
 
     vad: bool = True
+    one_by_one: bool = False
     temperatures: tuple[float, ...] = (0.0,)
     no_repeat_ngram_size: int = 0
     repetition_penalty: float = 1.0
