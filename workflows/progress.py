@@ -5,7 +5,7 @@ Conductor's own shapes end here: everything that watches a job (display, report,
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -37,6 +37,9 @@ CHUNKS_PER_WORKER = 4
 # A worker between two chunks still counts as working: it polls several times a second, so one that was
 # not seen for this long has left.
 RECENT_MS = 5_000
+# A running chunk whose worker does not say how far it is, is taken to go at the worker's speed, but never
+# to be done before it is.
+MOST_GUESSED = 0.95
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class TaskView:
     """One attempt of one task.
 
     started_ms is the first poll: a chunk that was given back keeps the time at which it was first
-    tried. attempt counts from 1. progress is the share of a chunk heard so far, 0 to 1. seconds
-    (wait, fetch, inference, store) are known of finished chunks only.
+    tried; seen_ms is the last poll or sign of life. attempt counts from 1. progress is the share of a
+    chunk heard so far, 0 to 1, where its worker says. seconds (wait, fetch, inference, store) are
+    known of finished chunks only. waiting: given back because its audio is not written yet.
     """
 
     type: str
@@ -57,6 +61,7 @@ class TaskView:
     started_ms: int | None
     ended_ms: int | None
     worker: str | None
+    seen_ms: int
     polls: int
     delay_ms: int
     chunk: int | None = None
@@ -152,7 +157,7 @@ def from_workflow(workflow: Mapping[str, Any], now_ms: int) -> JobView:
     elapsed = max(0, (now_ms if ended is None else ended) - started)
     duration = _wanted_ms(request, plan.get("duration_ms"))
     total = plan.get("chunk_count") or (len(chunks) or None)
-    heard = _audio_done_ms(chunks, duration, total)
+    heard = _audio_done_ms(chunks, duration, total, None if over else now_ms)
     stage = _stage(status, tasks, chunks)
     lost = sum(task.failed for task in chunks)
     left = max(0, duration - heard - lost * duration // (total or 1)) if duration is not None else None
@@ -200,7 +205,7 @@ def eta_ms(tasks: Iterable[TaskView], left_ms: int, now_ms: int, *, heard: int, 
         for task in chunks
         if task.worker
         and not task.reused
-        and (task.status == "IN_PROGRESS" or (task.ended_ms or 0) > now_ms - RECENT_MS)
+        and (task.running or task.waiting or (task.ended_ms or 0) > now_ms - RECENT_MS)
     }
     mean = sum(speeds.values()) / len(speeds)
     known = sorted((speeds.get(worker, mean) for worker in at_it), reverse=True) or [mean]
@@ -211,21 +216,19 @@ def eta_ms(tasks: Iterable[TaskView], left_ms: int, now_ms: int, *, heard: int, 
 def stuck_tasks(view: JobView, now_ms: int, after_ms: int) -> tuple[str, ...]:
     """Task types that nobody has asked for in after_ms although the job waits for them.
 
-    A type is stuck when one of its tasks is scheduled and was never polled for that long (beyond the
-    pause before a retry), and no task of the type was running, begun or ended within that time: with 12 of 40
-    chunks in work the other 28 wait as they should. A worker busy with another job looks the same
-    from here, so ask for the type's live workers before telling somebody to start one.
+    A type is stuck when one of its tasks was due for that long without being polled, and no task of the
+    type is running, or was polled or ended within that time: with 12 of 40 chunks in work the other 28 wait as
+    they should, and so do all 40 while a worker asks for the first and it is not written yet. A worker
+    busy with another job looks the same from here, so ask for the type's live workers before telling
+    somebody to start one.
     """
     since = now_ms - after_ms
-    alive = {
-        task.type
-        for task in view.tasks
-        if task.status == "IN_PROGRESS" or max(task.started_ms or 0, task.ended_ms or 0) > since
-    }
+    alive = {task.type for task in view.tasks if task.running or max(task.seen_ms, task.ended_ms or 0) > since}
     overdue = {
         task.type
         for task in view.tasks
-        if task.status == "SCHEDULED" and not task.polls and task.scheduled_ms + task.delay_ms <= since
+        if (task.waiting or (task.status == "SCHEDULED" and not task.polls))
+        and max(task.seen_ms, task.scheduled_ms) + task.delay_ms <= since
     }
     return tuple(type_ for type_ in TASK_TYPES if type_ in overdue - alive)
 
@@ -254,11 +257,13 @@ def _task(raw: Mapping[str, Any]) -> TaskView:
         started_ms=raw.get("startTime") or None,
         ended_ms=(raw.get("endTime") or raw.get("updateTime") or None) if status in ENDED else None,
         worker=raw.get("workerId") or None,
+        seen_ms=int(raw.get("updateTime") or 0) if raw.get("startTime") else 0,
         polls=int(raw.get("pollCount") or 0),
         delay_ms=1000 * max(callback, int(raw.get("startDelayInSeconds") or 0)),
         chunk=_chunk_index(raw) if kind == TRANSCRIBE else None,
-        # a poll sets the callback back to 0, while the output stays what the last answer said
-        waiting=status == "IN_PROGRESS" and bool(output.get("waiting")) and callback > 0,
+        # Conductor puts a task that was given back into its queue as SCHEDULED. A poll makes it IN_PROGRESS
+        # and sets the callback to 0, while the output stays what the last answer said.
+        waiting=bool(output.get("waiting")) and (status == "SCHEDULED" or (status == "IN_PROGRESS" and callback > 0)),
         progress=min(1.0, max(0.0, float(output.get("progress") or 0.0))) if status == "IN_PROGRESS" else 0.0,
         audio_ms=int(output.get("audio_ms") or 0),
         reused=bool(output.get("reused")),
@@ -303,18 +308,39 @@ def _wanted_ms(request: Mapping[str, Any], duration_ms: int | None) -> int | Non
     return max(0, min(end, duration_ms) - start)
 
 
-def _audio_done_ms(chunks: Iterable[TaskView], duration_ms: int | None, total: int | None) -> int:
+def _audio_done_ms(chunks: Iterable[TaskView], duration_ms: int | None, total: int | None, now_ms: int | None) -> int:
     """Audio heard: of finished chunks what they say, of running ones their share of a chunk of the mean length left.
 
-    Never more than is wanted: chunks overlap a little where no silence was found.
+    Never more than is wanted: chunks overlap a little where no silence was found. now_ms is None for a
+    job that is over, in which nothing runs.
     """
     chunks = list(chunks)
     done = sum(task.audio_ms for task in chunks if task.done)
-    if duration_ms is None or not total:
-        return done
+    if duration_ms is None or not total or now_ms is None:
+        return done if duration_ms is None else min(done, duration_ms)
     not_done = max(1, total - sum(task.done for task in chunks))
     each = max(0, duration_ms - done) / not_done
-    return min(duration_ms, done + round(each * sum(task.progress for task in chunks if task.running)))
+    return min(duration_ms, done + round(each * sum(_shares(chunks, each, now_ms))))
+
+
+def _shares(chunks: list[TaskView], each_ms: float, now_ms: int) -> Iterator[float]:
+    """How much of each running chunk is heard: as its worker says, else by the worker's speed.
+
+    A worker hears one chunk at a time, and began it when the one before ended; what else it holds is fetched ahead.
+    """
+    speeds = _speeds(chunks)
+    mean = sum(speeds.values()) / len(speeds) if speeds else 0.0
+    last_ends: dict[str | None, int] = {}
+    for task in chunks:
+        last_ends[task.worker] = max(last_ends.get(task.worker, 0), task.ended_ms or 0)
+    hearing: set[str | None] = set()
+    for task in sorted((task for task in chunks if task.running), key=lambda task: task.started_ms or now_ms):
+        if task.worker in hearing:
+            continue
+        hearing.add(task.worker)
+        begun = max(task.started_ms or now_ms, last_ends[task.worker])
+        guess = speeds.get(task.worker or "", mean) * (now_ms - begun) / max(1.0, each_ms)
+        yield task.progress or min(MOST_GUESSED, max(0.0, guess))
 
 
 def _stage(status: str, tasks: tuple[TaskView, ...], chunks: list[TaskView]) -> Stage:

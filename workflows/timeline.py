@@ -98,9 +98,8 @@ class Timeline:
 def from_view(view: JobView) -> Timeline:
     """The timeline of a job, finished or not."""
     wall = max(1, view.elapsed_ms)
-    begun = [task for task in view.tasks if task.started_ms is not None and not task.waiting]
-    # a chunk that was given back and then cancelled never had a worker for longer than a question
-    lanes = _lanes(view, [task for task in begun if task.status not in ("SCHEDULED", "SKIPPED")])
+    begun = [task for task in view.tasks if task.started_ms is not None and (task.running or task.ended_ms is not None)]
+    lanes = _lanes(view, begun)
     inference = [
         (piece.start_ms, piece.end_ms)
         for lane in lanes
@@ -185,8 +184,8 @@ def _pieces(task: TaskView, view: JobView) -> tuple[Piece, ...]:
         return (Piece("running", start, end),)
     if task.type != TRANSCRIBE:
         return (Piece(STAGE_PHASES[task.type], start, end),)
-    if not task.seconds:
-        return (Piece("inference", start, end),)
+    if not task.seconds:  # an earlier run's result, or a chunk past the media's end: looked up, not heard
+        return (Piece("fetch", max(start, end - SLACK_MS), end),)
     pieces: list[Piece] = []
     until = end
     for phase in ("store", "inference", "fetch"):  # backwards: the end is the one time that is sure

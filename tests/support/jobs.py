@@ -47,10 +47,12 @@ class Attempt:
             return raw
         raw.update(status="IN_PROGRESS", startTime=T0 + self.polled, workerId=self.worker, pollCount=1)
         if now < self.begun:
-            return raw | {"callbackAfterSeconds": 1, "outputData": {"waiting": True}}
+            back = {"status": "SCHEDULED", "callbackAfterSeconds": 1, "outputData": {"waiting": True}}
+            return raw | back | {"updateTime": T0 + now}
         if now < self.ended:
             share = (now - self.begun) / (self.ended - self.begun)
-            return raw | ({"outputData": {"progress": round(share, 2)}} if self.type == "transcribe_chunk" else {})
+            says = {"progress": round(share, 2)} if self.type == "transcribe_chunk" else {}
+            return raw | {"outputData": says, "updateTime": T0 + now - now % 3_000}
         raw.update(status=self.status, endTime=T0 + self.ended, retried=self.retried, outputData=self.output)
         return raw | ({"reasonForIncompletion": self.output.get("reason")} if self.status != "COMPLETED" else {})
 

@@ -84,6 +84,19 @@ def test_there_is_no_eta_before_there_is_a_speed() -> None:
     assert view_at(job, first.begun + whole // 4).eta_ms is not None
 
 
+@pytest.mark.parametrize("name", ["one worker", "eight workers"])
+def test_a_running_chunk_moves_on_also_where_its_worker_is_silent(name: str) -> None:
+    job = JOBS[name]
+    for now in range(job.ended // 2, job.ended * 9 // 10, 500):
+        workflow = job.at(now)
+        told = from_workflow(workflow, T0 + now)
+        for raw in chunk_tasks(workflow):
+            raw["outputData"].pop("progress", None)
+        guessed = from_workflow(workflow, T0 + now)
+        assert guessed.audio_done_ms == pytest.approx(told.audio_done_ms, rel=0.12)
+        assert guessed.audio_done_ms < (told.duration_ms or 0)
+
+
 def test_chunks_found_done_from_an_earlier_run_do_not_promise_a_speed() -> None:
     job = simulate(chunks=10, workers=1)
     now = next(attempt.ended for attempt in job.attempts if attempt.reference == "chunk_4") + 1
@@ -116,10 +129,18 @@ def test_start_and_end_narrow_what_is_wanted() -> None:
     assert from_workflow(workflow, T0).duration_ms == 720_000
 
 
-def test_a_chunk_given_back_holds_no_worker() -> None:
+@pytest.mark.parametrize("status", ["SCHEDULED", "IN_PROGRESS"])
+def test_a_chunk_given_back_holds_no_worker_and_is_not_stuck(status: str) -> None:
     job = JOBS["one worker"]
     waiting = next(attempt for attempt in job.attempts if attempt.begun > attempt.polled)
-    view = view_at(job, waiting.polled + 1)
+    now = waiting.polled + 1
+    workflow = job.at(now)
+    for raw in chunk_tasks(workflow):
+        raw["status"] = status if raw["pollCount"] else "SCHEDULED"
+        raw["scheduledTime"] -= 60_000
+    view = from_workflow(workflow, T0 + now)
+    assert stuck_tasks(view, T0 + now, 20_000) == (), "a worker asks for chunks, there are none to be had"
+    assert stuck_tasks(view, T0 + now + 30_000, 20_000) == ("transcribe_chunk",)
     assert [task.waiting for task in view.tasks if task.reference == waiting.reference] == [True]
     assert (view.chunks_running, "gpu-00" in view.workers) == (0, False)
 
