@@ -124,7 +124,7 @@ def status(settings: Settings) -> ServerStatus:
     where = server_state.files(settings.home)
     state = server_state.read(where)
     alive = state is not None and is_held(where.instance)
-    running = alive and state is not None and state.phase == "running"
+    running = alive and state is not None and _serves(state)
     return ServerStatus(
         running=running,
         url=state.url if state and running else None,
@@ -262,7 +262,7 @@ def _wait(where: Files, token: str | None, report: Report) -> State | None:
         state = server_state.read(where)
         if state is None or state.token != token or state.phase in ("stopping", "stopped"):
             return None
-        if state.phase == "running" and alive:
+        if alive and _serves(state):
             return state
         if state.phase == "failed":
             raise ServerError(_failure(where, state.error))
@@ -272,6 +272,11 @@ def _wait(where: Files, token: str | None, report: Report) -> State | None:
             report("Starting the Conductor server (this takes 10 to 40 seconds)")
             told = True
         time.sleep(_TICK)
+
+
+def _serves(state: State) -> bool:
+    """Is the server up? The keeper needs a moment to see that it is not."""
+    return state.phase == "running" and server_state.java_process(state) is not None
 
 
 def _failure(where: Files, reason: str) -> str:

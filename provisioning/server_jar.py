@@ -62,6 +62,8 @@ def obtain(settings: Settings, report: Report) -> Path:
     Raises ServerError when it is not to be had, saying how to bring it.
     """
     if settings.server_jar:
+        if _whole(settings.server_jar):  # a folder that was unpacked by this function
+            return settings.server_jar
         _check_brought(settings.server_jar)
     program = _cache() / f"conductor-server-{VERSION}"
     if _whole(program):

@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -160,7 +161,12 @@ class Keeper:
         raise StartFailed("it ended while it started")
 
     def _launch(self) -> None:
-        server_state.return_messages(self._files)
+        try:
+            server_state.return_messages(self._files)
+        except sqlite3.DatabaseError as error:
+            raise StartFailed(
+                f"its database {self._files.database} cannot be used ({error}): move it away to begin with an empty one"
+            ) from None
         parent = os.getpid()
         with self._files.log.open("ab") as log:
             self._server = subprocess.Popen(
