@@ -1,0 +1,262 @@
+"""json, srt, vtt, txt and tsv from a Transcript. Pure: a transcript in, the text of a file out."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from workers.messages import Format
+from workers.spans import clock
+from workers.transcript import Gap, Segment, Transcript
+
+LINE_WIDTH = 42  # characters; what broadcasters' guidelines and the EBU's teletext subtitles agree on, within a few
+MAX_LINES = 2
+LONGEST_CUE_MS = 7_000  # two full lines are read in six to seven seconds
+SHORTEST_CUE_MS = 1_000  # below, a cue flashes by
+CUE_GAP_MS = 80  # two frames at 25 per second: without it two cues look like one that changes
+BREATH_MS = 300  # a pause that ends a cue where the engine ended a segment
+LONG_PAUSE_MS = 1_500  # a pause that always ends a cue: nobody wants to read what is said after it
+
+_SENTENCE_END = re.compile(r"""[.?!…。？！]["'”’»)\]]*$""")
+_CLAUSE_END = re.compile(r"""[,;:–—、，；：]["'”’»)\]]*$""")
+
+
+def render(transcript: Transcript, form: Format) -> str:
+    """The whole text of the file STEM.`form`."""
+    match form:
+        case "json":
+            return transcript.model_dump_json(indent=2) + "\n"  # fields in their order: provenance is the last
+        case "srt":
+            return _srt(cues(transcript))
+        case "vtt":
+            return _vtt(cues(transcript))
+        case "txt":
+            return "".join(f"{line.spoken_by_name}\n" for line in _lines(transcript))
+        case "tsv":
+            rows = (f"{line.start_ms}\t{line.end_ms}\t{line.spoken_by_name}\n" for line in _lines(transcript))
+            return "start\tend\ttext\n" + "".join(rows)
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What a subtitle shows from start_ms to end_ms."""
+
+    start_ms: int
+    end_ms: int
+    lines: tuple[str, ...]
+    speaker: str | None = None
+
+
+def cues(transcript: Transcript) -> tuple[Cue, ...]:
+    """Readable subtitles in order, none overlapping, with a cue for each gap; every word is in exactly one."""
+    made = [_cue(group) for group in _groups(transcript.segments)]
+    made += [Cue(gap.start_ms, gap.end_ms, _wrapped(_note(gap))) for gap in transcript.gaps]
+    return tuple(_timed(sorted(made, key=lambda cue: cue.start_ms)))
+
+
+# ---- lines: a segment each, for txt and tsv ----
+
+
+@dataclass(frozen=True)
+class _Line:
+    start_ms: int
+    end_ms: int
+    text: str
+    speaker: str | None = None
+
+    @property
+    def spoken_by_name(self) -> str:
+        return f"[{_one_line(self.speaker)}] {self.text}" if self.speaker else self.text
+
+
+def _lines(transcript: Transcript) -> list[_Line]:
+    lines = [_Line(s.start_ms, s.end_ms, _one_line(s.text), s.speaker) for s in transcript.segments]
+    lines += [_Line(gap.start_ms, gap.end_ms, _note(gap)) for gap in transcript.gaps]
+    return sorted((line for line in lines if line.text), key=lambda line: line.start_ms)
+
+
+def _note(gap: Gap) -> str:
+    return f"[not transcribed {clock(gap.start_ms)[:-4]}–{clock(gap.end_ms)[:-4]}: {_one_line(gap.reason)}]"
+
+
+def _one_line(text: str) -> str:
+    """Tabs and line ends become spaces: they would end a field, a row or a cue."""
+    return " ".join(text.split())
+
+
+# ---- cues: for srt and vtt ----
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A word as a subtitle shows it: `text` brings the space before it along, where the script has one."""
+
+    start_ms: int
+    end_ms: int
+    text: str
+    speaker: str | None
+    ends_segment: bool = False
+
+
+def _groups(segments: Sequence[Segment]) -> Iterator[list[_Token]]:
+    """The tokens of each cue."""
+    group: list[_Token] = []
+    for token in (token for segment in segments for token in _tokens(segment)):
+        if group and group[-1].ends_segment and not (_is_wide(group[-1].text[-1]) and _is_wide(token.text[0])):
+            token = replace(token, text=f" {token.text}")
+        if group and _must_break(group[-1], token):
+            yield group
+            group = []
+        while group and not _fits([*group, token]):
+            at = _best_break(group)
+            yield group[:at]
+            group = group[at:]
+        group.append(token)
+    if group:
+        yield group
+
+
+def _tokens(segment: Segment) -> list[_Token]:
+    tokens = _from_words(segment) if segment.words else _spread(segment)
+    if not tokens:
+        return []
+    tokens[0] = replace(tokens[0], text=tokens[0].text.lstrip())
+    tokens[-1] = replace(tokens[-1], ends_segment=True)
+    return tokens
+
+
+def _from_words(segment: Segment) -> list[_Token]:
+    """The words, each with what stands between it and the word before in the segment's own text."""
+    tokens, at, text = [], 0, _one_line(segment.text)
+    for word in segment.words:
+        shown = _one_line(word.text)
+        found = text.find(shown, at)
+        # between two words stand only spaces and stray punctuation: anything longer is a wrong place
+        if 0 <= found <= at + 3:
+            shown, at = text[at : found + len(shown)], found + len(shown)
+        else:
+            shown = f" {shown}"
+        tokens.append(_Token(word.start_ms, word.end_ms, shown, word.speaker or segment.speaker))
+    return [token for token in tokens if token.text.strip()]
+
+
+def _spread(segment: Segment) -> list[_Token]:
+    """A segment without words, its time shared out among its text by length."""
+    pieces = [piece for word in segment.text.split() for piece in _sliced(f" {word}")]
+    total = sum(len(piece) for piece in pieces)
+    tokens, reached = [], 0
+    for piece in pieces:
+        start = segment.start_ms + (segment.end_ms - segment.start_ms) * reached // total
+        reached += len(piece)
+        end = segment.start_ms + (segment.end_ms - segment.start_ms) * reached // total
+        tokens.append(_Token(start, end, piece, segment.speaker))
+    return tokens
+
+
+def _sliced(word: str) -> list[str]:
+    """A word that fills more than a line is a script without spaces, or an address: cut it into half lines."""
+    step = LINE_WIDTH // 4 if _width(word) > len(word) else LINE_WIDTH // 2
+    return [word] if _width(word) <= LINE_WIDTH else [word[at : at + step] for at in range(0, len(word), step)]
+
+
+def _must_break(before: _Token, token: _Token) -> bool:
+    pause_ms = token.start_ms - before.end_ms
+    ends_here = before.ends_segment and (pause_ms >= BREATH_MS or bool(_SENTENCE_END.search(before.text)))
+    return ends_here or pause_ms >= LONG_PAUSE_MS or token.speaker != before.speaker
+
+
+def _fits(group: Sequence[_Token]) -> bool:
+    if group[-1].end_ms - group[0].start_ms > LONGEST_CUE_MS:
+        return False
+    lines = _broken(group)
+    return len(lines) <= MAX_LINES and all(_width(line) <= LINE_WIDTH for line in lines)
+
+
+def _best_break(group: Sequence[_Token]) -> int:
+    """Where a group that is full ends: after a sentence, a clause, or at its longest pause, not in its first third."""
+    first = max(1, len(group) // 3)
+
+    def score(at: int) -> tuple[int, int]:
+        before = group[at - 1].text
+        mark = 2 if _SENTENCE_END.search(before) else 1 if _CLAUSE_END.search(before) else 0
+        # the end of the group counts as no pause: the next word is what did not fit
+        pause_ms = group[at].start_ms - group[at - 1].end_ms if at < len(group) else 0
+        return mark, pause_ms // 100 * 100 + at
+
+    return max(range(first, len(group) + 1), key=score)
+
+
+def _cue(group: Sequence[_Token]) -> Cue:
+    end_ms = max(token.end_ms for token in group)
+    return Cue(group[0].start_ms, min(end_ms, group[0].start_ms + LONGEST_CUE_MS), _broken(group), group[0].speaker)
+
+
+def _broken(group: Sequence[_Token]) -> tuple[str, ...]:
+    """One line, or two about as long as each other."""
+    texts = [token.text for token in group]
+    whole = "".join(texts).strip()
+    if _width(whole) <= LINE_WIDTH or len(texts) == 1:
+        return (whole,)
+
+    def halves(at: int) -> tuple[str, str]:
+        return "".join(texts[:at]).strip(), "".join(texts[at:]).strip()
+
+    return min((halves(at) for at in range(1, len(texts))), key=lambda both: max(map(_width, both)))
+
+
+def _width(text: str) -> int:
+    """Columns: East Asian letters take two."""
+    return sum(2 if _is_wide(sign) else 1 for sign in text)
+
+
+def _is_wide(sign: str) -> bool:
+    return unicodedata.east_asian_width(sign) in "WF"
+
+
+def _wrapped(text: str) -> tuple[str, ...]:
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > LINE_WIDTH:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return tuple(lines)
+
+
+def _timed(made: Sequence[Cue]) -> Iterator[Cue]:
+    """Cues that can be read: none overlaps the next or touches it, short ones stay where there is room."""
+    reached_ms = 0
+    for index, cue in enumerate(made):
+        start_ms = max(cue.start_ms, reached_ms)
+        end_ms = max(cue.end_ms, start_ms + SHORTEST_CUE_MS)
+        if index + 1 < len(made):
+            end_ms = min(end_ms, made[index + 1].start_ms - CUE_GAP_MS)
+        reached_ms = max(end_ms, start_ms + 1)  # a cue without length is not allowed in either format
+        yield replace(cue, start_ms=start_ms, end_ms=reached_ms)
+
+
+def _srt(all_cues: Sequence[Cue]) -> str:
+    return "\n".join(
+        f"{number}\n{clock(cue.start_ms, ',')} --> {clock(cue.end_ms, ',')}\n{_srt_text(cue)}\n"
+        for number, cue in enumerate(all_cues, 1)
+    )
+
+
+def _srt_text(cue: Cue) -> str:
+    """SRT knows no escapes: an arrow in the text would look like a cue's times to simple readers."""
+    name = f"[{_one_line(cue.speaker)}] " if cue.speaker else ""
+    return (name + "\n".join(cue.lines)).replace("-->", "→")
+
+
+def _vtt(all_cues: Sequence[Cue]) -> str:
+    return "WEBVTT\n" + "".join(
+        f"\n{clock(cue.start_ms)} --> {clock(cue.end_ms)}\n{_vtt_text(cue)}\n" for cue in all_cues
+    )
+
+
+def _vtt_text(cue: Cue) -> str:
+    voice = f"<v {_escaped(_one_line(cue.speaker))}>" if cue.speaker else ""
+    return voice + "\n".join(_escaped(line) for line in cue.lines)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
