@@ -22,7 +22,6 @@ from workers.messages import (
     RecognizeOptions,
     StitchTranscriptInput,
     TranscribeChunkInput,
-    TranscribeChunkOutput,
 )
 from workers.recognizers import Recognizer
 from workers.seat import EngineSeat, SeatedRecognizer
@@ -165,12 +164,10 @@ def _run_stage(desk: Desk, held: Held) -> Message:
     try:
         output = _STAGES[task.kind](task, context)
         finished = True
+        return output
     finally:
         if held.seated is not None:
             desk.seat.leave(finished)
-    if isinstance(output, TranscribeChunkOutput) and held.seated is not None:
-        return output.model_copy(update={"seconds": {**output.seconds, "wait": round(held.seated.waited, 3)}})
-    return output
 
 
 def _plan(task: PolledTask, context: Context) -> Message:

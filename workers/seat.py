@@ -46,10 +46,8 @@ class EngineSeat:
 
     def take(self, options: RecognizeOptions) -> "SeatedRecognizer":
         """Wait for the seat; whoever has it must `leave`."""
-        began = self.clock()
         self._free.acquire()
         try:
-            waited = self.clock() - began
             loaded = self._recognizer
             if loaded is None or (loaded.engine, loaded.model) != (options.engine, options.model):
                 loaded = self._recognizer = None  # freed before the next is loaded: both at once may not fit
@@ -58,7 +56,7 @@ class EngineSeat:
             self._free.release()
             raise
         self._run = _Run(self.clock())
-        return SeatedRecognizer(self, loaded, self._run, waited)
+        return SeatedRecognizer(self, loaded, self._run)
 
     def leave(self, finished: bool) -> None:
         """Give the seat back; `finished` says whether the run's speed is worth remembering."""
@@ -98,7 +96,6 @@ class SeatedRecognizer:
     seat: EngineSeat
     inner: Recognizer
     run: _Run
-    waited: float
 
     @property
     def engine(self) -> str:

@@ -1,10 +1,10 @@
 """The transcript while it grows: what has become final, in order, each segment once."""
 
-from workers.errors import WhisperfleetError
-from workers.messages import ChunkResult, JobKeys, JobPlan
+from workers.errors import StorageError, TransientError
+from workers.messages import ChunkResult, JobKeys
 from workers.stitching import final_prefix
 from workers.storage import Storage
-from workers.transcript import Segment
+from workers.transcript import Segment, Transcript
 from workflows.progress import JobView
 
 
@@ -14,33 +14,27 @@ class Follower:
     def __init__(self, storage: Storage, job: str) -> None:
         self._storage = storage
         self._keys = JobKeys(job)
-        self._plan: JobPlan | None = None
         self._results: dict[int, ChunkResult] = {}
-        self._lost: set[int] = set()
-        self._told_ms = -1
+        self._told = 0
 
-    def fresh(self, view: JobView) -> list[Segment]:
-        """Segments that became final since the last call."""
+    def fresh(self, view: JobView) -> tuple[Segment, ...]:
+        """Segments that became final since the last call; at the job's end all that are left."""
         try:
-            self._read(view)
-        except WhisperfleetError:
-            return []  # following is a convenience: what storage does not give now comes with the next look
-        if self._plan is None:
-            return []
-        segments = final_prefix(self._results, self._plan.chunk_count, frozenset(self._lost))
-        fresh = [segment for segment in segments if segment.start_ms > self._told_ms]
-        if fresh:
-            self._told_ms = fresh[-1].start_ms
+            segments = self._finished() if view.stage == "done" else self._so_far(view)
+        except (TransientError, StorageError):
+            return ()  # following is a convenience: what storage does not give now comes with the next look
+        fresh = segments[self._told :]
+        self._told = max(self._told, len(segments))
         return fresh
 
-    def _read(self, view: JobView) -> None:
-        if self._plan is None:
-            self._plan = JobPlan.model_validate_json(self._storage.get_bytes(self._keys.plan))
-        for task in view.tasks:
-            if task.chunk is None or task.chunk in self._results:
-                continue
-            if task.done:
-                data = self._storage.get_bytes(self._keys.result(task.chunk))
-                self._results[task.chunk] = ChunkResult.model_validate_json(data)
-            elif task.status == "COMPLETED_WITH_ERRORS":
-                self._lost.add(task.chunk)
+    def _so_far(self, view: JobView) -> tuple[Segment, ...]:
+        """Up to the first chunk that is not done; past a lost one only the finished transcript knows more."""
+        done = {task.chunk for task in view.tasks if task.chunk is not None and task.done}
+        for index in sorted(done - self._results.keys()):
+            data = self._storage.get_bytes(self._keys.result(index))
+            self._results[index] = ChunkResult.model_validate_json(data)
+        return final_prefix(self._results)
+
+    def _finished(self) -> tuple[Segment, ...]:
+        data = self._storage.get_bytes(self._keys.transcript("json"))
+        return Transcript.model_validate_json(data).segments

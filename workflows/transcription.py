@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,8 +20,6 @@ from workflows.display import Display
 from workflows.progress import JobView
 from workflows.session import Session, WorkerWish, interruptible, session
 from workflows.watch import Watched
-
-DEMO = "demo"
 
 
 @dataclass(frozen=True)
@@ -92,19 +89,14 @@ def prepare(wish: Wish, settings: Settings, display: Display) -> tuple[list[Requ
 
 def _checked(job: JobInput, settings: Settings) -> JobInput:
     """The job with a media that the workers of this machine find; local files are looked into at once."""
-    if job.media == DEMO and not Path(DEMO).exists():
-        return job.model_copy(update={"media": str(demo_recording())})
+    if job.media == models.DEMO and not Path(models.DEMO).exists():
+        return job.model_copy(update={"media": str(models.demo_recording())})
     _ = job.start_ms, job.end_ms  # raises for a time that is none, before a server is started
     if urlsplit(job.media).scheme in ("http", "https", "s3"):
         return job
     source = open_source(job.media, settings, settings.home / "media", identity="not asked for")
     look_into(job, source)
     return job.model_copy(update={"media": str(source.path)})
-
-
-def demo_recording() -> Path:
-    """The recording that comes with the package."""
-    return Path(str(resources.files("workers") / "demo" / "demo.flac"))
 
 
 def _placed(job: JobInput, storage: Storage, settings: Settings) -> JobInput:
@@ -163,6 +155,6 @@ def delivered(
 
 def _name(media: str) -> str:
     """File name of a path or address."""
-    if media == DEMO:
-        return demo_recording().name
+    if media == models.DEMO:
+        return models.demo_recording().name
     return Path(urlsplit(media).path if "://" in media else media).name or media

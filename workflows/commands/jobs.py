@@ -129,6 +129,7 @@ def retry(
             wish = WorkerWish(asked.engine, asked.model, processes, threads, device)
             with session(settings, wish, display) as running:
                 job = _watched(client, job_id, settings, output_dir)
+                _forget_undone_audio(client, job_id, settings)
                 client.restart(job_id)
                 running.run([job], display, follow)
     finally:
@@ -169,6 +170,22 @@ def delete(job_id: str, server: str | None) -> None:
             count = open_storage(str(plan["storage"]), settings).delete(JobKeys(str(plan["job"])).prefix)
         client.forget(job_id)
     print(f"Deleted job {job_id} and {count} objects.")
+
+
+def _forget_undone_audio(client: "Client", job_id: str, settings: "Settings") -> None:
+    """Let the split write the audio of chunks without a result again: it may be what they failed on."""
+    from workers.messages import JobKeys
+    from workers.storage import open_storage
+    from workflows.watch import plan_output
+
+    plan = plan_output(client.workflow(job_id))
+    if plan is None:
+        return
+    storage, keys = open_storage(str(plan["storage"]), settings), JobKeys(str(plan["job"]))
+    for index in range(int(str(plan["chunk_count"]))):
+        if not storage.exists(keys.result(index)):
+            storage.delete(keys.chunk(index))
+            storage.delete(keys.audio(index))
 
 
 def _surroundings(server: str | None, as_json: bool) -> "tuple[Settings, Display]":
