@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from selenium.webdriver.remote.webdriver import WebDriver
 
-from tests.support.browser import chromium
+from tests.support.browser import ConductorUi, chromium
 from tests.support.services import absent, require
 from tests.support.speech import Recorded, Script, no_pause_script, record, record_bilingual
 from workers import settings as environment
@@ -25,6 +24,7 @@ _cache = Path(os.environ.get("WHISPERFLEET_TEST_CACHE") or Path.home() / ".cache
 _ui_archive = Path(
     os.environ.get("WHISPERFLEET_TEST_UI") or Path(__file__).parent / "data" / "conductor-ui.tgz"
 ).absolute()
+_pictures = os.environ.get("WHISPERFLEET_TEST_PICTURES")
 for _name in [name for name in os.environ if name.startswith(_FOREIGN)]:
     del os.environ[_name]
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -42,7 +42,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def test_cache() -> Path:
-    """Kept from run to run: recordings and the server's jar. WHISPERFLEET_TEST_CACHE names another folder."""
+    """Kept from run to run: recordings. WHISPERFLEET_TEST_CACHE names another folder."""
     _cache.mkdir(parents=True, exist_ok=True)
     return _cache
 
@@ -59,25 +59,24 @@ class Conductor:
 
 
 @pytest.fixture(scope="session")
-def server_jar(test_cache: Path) -> Path:
-    """The real server's jar, downloaded by the product's own code at most once."""
+def server_jar() -> Path | None:
+    """The jar that WHISPERFLEET_SERVER_JAR brought, if any; else the product's own code has fetched the server once."""
     from provisioning.server_jar import obtain
 
+    require("java")
     brought = Path(_server_jar) if _server_jar else None
-    folder = test_cache / "conductor"
-    (folder / "server").mkdir(parents=True, exist_ok=True)
     try:
-        return obtain(replace(environment.load(), home=folder, server_jar=brought), print)
+        obtain(replace(environment.load(), server_jar=brought), print)
     except ServerError as error:
         absent(f"needs the Conductor server: {error}")
+    return brought
 
 
 @pytest.fixture(scope="session")
 def start_conductor(
-    server_jar: Path, tmp_path_factory: pytest.TempPathFactory
+    server_jar: Path | None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[Path | None], Conductor]]:
     """Start a server of one's own (with a UI folder to serve, or None); all end with the run."""
-    require("java")
     from provisioning import conductor
 
     leases = []
@@ -97,9 +96,9 @@ def start_conductor(
 
 
 @pytest.fixture(scope="session")
-def conductor(start_conductor: Callable[[Path | None], Conductor]) -> Conductor:
-    """The one embedded server of this run, healthy and empty; pass `conductor.url` as --server."""
-    return start_conductor(None)
+def conductor(start_conductor: Callable[[Path | None], Conductor], ui_folder: Path | None) -> Conductor:
+    """The one embedded server of this run, with the UI where that is at hand; pass `conductor.url` as --server."""
+    return start_conductor(ui_folder)
 
 
 # ---- S3 ----
@@ -176,10 +175,10 @@ def studio(test_cache: Path) -> Studio:
 
 
 @pytest.fixture(scope="session")
-def ui_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Conductor UI, unpacked. Not ours to redistribute, so even CI skips without it: tests/data/README.md."""
+def ui_folder(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """The Conductor UI, unpacked; None where it was not brought (tests/data/README.md)."""
     if not _ui_archive.exists():
-        pytest.skip("needs the Conductor UI: bring it as tests/data/README.md says, or name it by WHISPERFLEET_TEST_UI")
+        return None
     folder = tmp_path_factory.mktemp("conductor-ui")
     with tarfile.open(_ui_archive) as archive:
         # Python before 3.11.4 has no filters, and later ones warn where none is chosen
@@ -189,8 +188,16 @@ def ui_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[WebDriver]:
-    """Headless Chromium with a profile of its own."""
+def conductor_ui(ui_folder: Path | None, conductor: Conductor, tmp_path: Path) -> Iterator[ConductorUi]:
+    """The UI of `conductor` in headless Chromium. The UI is not ours to redistribute: without it even CI skips."""
+    if ui_folder is None:
+        pytest.skip("needs the Conductor UI: bring it as tests/data/README.md says, or name it by WHISPERFLEET_TEST_UI")
     require("chromium")
     with chromium(tmp_path / "profile") as driver:
-        yield driver
+        yield ConductorUi(driver, conductor.url.removesuffix("/api"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where screenshots go: the folder WHISPERFLEET_TEST_PICTURES, else one that pytest clears away."""
+    return Path(_pictures).absolute() if _pictures else tmp_path

@@ -16,6 +16,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 PATIENCE_S = 60  # a page of the UI takes 2 s; a busy machine may take long, and a test must not care
 
+ENDS = ("Completed", "Failed", "Terminated", "Timed out", "Timed Out")
+
 # Root in a container has no sandbox; the rest keeps the browser from calling its maker.
 FLAGS = (
     "--headless=new",
@@ -91,11 +93,16 @@ class ConductorUi:
         return str(self._visible("[id$=-chip]").text)
 
     def wait_for_status(self, execution: str, status: str, timeout_s: float) -> None:
-        """Look again and again, as a person would, until the execution's page says `status`."""
+        """Look again and again, as a person would, until the execution's page says `status`.
+
+        AssertionError where it ends in another way.
+        """
 
         def reached() -> bool:
             self.open_execution(execution)
-            return self.status() == status
+            shown = self.status()
+            assert shown == status or shown not in ENDS, f"execution {execution} ended: {shown}"
+            return shown == status
 
         self._until(reached, timeout_s)
 
