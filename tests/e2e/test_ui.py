@@ -34,8 +34,7 @@ def test_the_form_with_only_the_media_gives_a_transcript(
     assert "plan_media" in conductor_ui.diagram()
 
     worker = ("worker", "--server", conductor.url, "--model", "demo", "--processes", "1")
-    with background(*worker, log=tmp_path / "worker.log") as working:
-        working.wait_for("worker process")
+    with background(*worker, log=tmp_path / "worker.log"):
         conductor_ui.wait_for_status(execution, "Completed", timeout_s=200)
 
     conductor_ui.fit_diagram()
