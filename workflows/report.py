@@ -12,7 +12,7 @@ from workers.errors import StorageError
 from workflows import timeline
 from workflows.display import printable, short_time
 from workflows.progress import JobView, from_workflow
-from workflows.report_page import COLOURS, STRIPED, headline, page, what_it_means
+from workflows.report_page import COLOURS, STRIPED, THIN, headline, page, what_it_means
 from workflows.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ LANE_INCHES = (0.17, 0.36)  # of many lanes and of few
 MOST_LANES_HIGH = 20
 DPI = 110
 LABEL_SHARE = 0.0085  # of the axis' width that a digit takes: a bar gets its number where it has the room
+LEAST = {"failed": 0.003}  # share of the axis that a bar takes at least: what went wrong must be seen
 INK, FAINT = "#1b1f24", "#d5d9de"
 
 
@@ -130,7 +131,7 @@ def _draw_lanes(axes: "Axes", lines: Timeline, label_size: float) -> None:
     for row, lane in enumerate(lines.lanes):
         for phase in timeline.PHASES:
             spans = [
-                (piece.start_ms, max(piece.end_ms - piece.start_ms, lines.wall_ms / 2000))
+                (piece.start_ms, max(piece.end_ms - piece.start_ms, lines.wall_ms * LEAST.get(phase, 0.0005)))
                 for bar in lane.bars
                 for piece in bar.pieces
                 if piece.phase == phase
@@ -177,7 +178,8 @@ def _draw_edges(axes: "Axes", lines: Timeline, row: int) -> None:
     few = len(lines.lanes) <= MOST_LANES_HIGH
     for bar in lines.lanes[row].bars:
         width = bar.end_ms - bar.start_ms
-        axes.plot([bar.start_ms] * 2, [row - 0.4, row + 0.4], color="white", linewidth=0.8, solid_capstyle="butt")
+        if width > THIN * lines.wall_ms:
+            axes.plot([bar.start_ms] * 2, [row - 0.4, row + 0.4], color="white", linewidth=0.8, solid_capstyle="butt")
         digits = len(bar.label)
         phase = bar.pieces[-1].phase
         ground = {"boxstyle": "square,pad=0.15", "fc": COLOURS[phase][0], "lw": 0} if phase in STRIPED else None

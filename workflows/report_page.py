@@ -3,7 +3,7 @@
 from html import escape
 
 from workflows.display import printable, short_time, speed
-from workflows.progress import TRANSCRIBE, TaskView
+from workflows.progress import TASK_TYPES, TaskView
 from workflows.timeline import PHASES, Bar, Lane, Timeline, ticks
 
 # Phase to its colour on light and on dark ground. Hues after Okabe and Ito's palette, which stays
@@ -21,6 +21,7 @@ COLOURS = {
     "cancelled": ("#8d959e", "#6d7681"),
     "waiting": ("#c3cad2", "#4b545f"),
 }
+THIN = 0.006  # share of the axis below which stripes would leave nothing of a bar to be seen
 STRIPED = {"failed": "////", "cancelled": "....", "running": "\\\\\\\\"}  # phase to matplotlib's hatch
 
 
@@ -47,7 +48,7 @@ content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inlin
 <p class="small" id="keys">Point at a bar, or step into the timeline and use the arrow keys: left and right along a
 worker, up and down between workers.</p>
 <p class="small">{escape(what_it_means())}</p>
-<h2>Chunks</h2>
+<h2>Tasks</h2>
 {_table(lines)}
 </main>
 <div id="tip" role="status" hidden></div>
@@ -87,7 +88,7 @@ def what_it_means() -> str:
 
 def describe(task: TaskView, start_ms: int, end_ms: int) -> str:
     """All that is known of an attempt, in lines."""
-    name = f"Chunk {task.chunk}" if task.chunk is not None else task.type
+    name = _name(task)
     again = f", attempt {task.attempt}" if task.attempt > 1 or task.retried else ""
     rows = [
         f"{name}{again}: {_outcome(task)}",
@@ -101,6 +102,10 @@ def describe(task: TaskView, start_ms: int, end_ms: int) -> str:
     if task.reason:
         rows.append(task.reason)
     return "\n".join(map(printable, rows))
+
+
+def _name(task: TaskView) -> str:
+    return f"chunk {task.chunk}" if task.chunk is not None else task.type.replace("_", " ")
 
 
 def _outcome(task: TaskView) -> str:
@@ -156,7 +161,8 @@ def _bar(bar: Bar, wall_ms: int) -> str:
     length = max(1, bar.end_ms - bar.start_ms)
     kind = bar.pieces[-1].phase
     if len(bar.pieces) == 1:
-        ground = f'class="{kind}"'
+        thin = " thin" if length < THIN * wall_ms else ""
+        ground = f'class="{kind}{thin}"'
         colour = ""
     else:
         stops = ",".join(
@@ -186,17 +192,15 @@ def _mark(mark: int, wall_ms: int) -> str:
 
 
 def _table(lines: Timeline) -> str:
-    tasks = sorted(
-        (task for task in lines.view.tasks if task.type == TRANSCRIBE),
-        key=lambda task: (task.chunk or 0, task.scheduled_ms),
-    )
+    tasks = sorted(lines.view.tasks, key=lambda task: (TASK_TYPES.index(task.type), task.chunk or 0, task.scheduled_ms))
     if not tasks:
-        return "<p>There are no chunks yet.</p>"
+        return "<p>No task has begun yet.</p>"
     names = (
-        "chunk",
+        "task",
         "attempt",
         "worker",
         "began",
+        "took s",
         "wait s",
         "fetch s",
         "inference s",
@@ -214,10 +218,11 @@ def _row(task: TaskView, started_ms: int) -> str:
     begun = task.busy_from_ms
     inference = task.seconds.get("inference", 0.0)
     cells = [
-        str(task.chunk),
+        _name(task),
         str(task.attempt),
         task.worker or "",
         "" if begun is None else short_time(max(0, begun - started_ms)),
+        "" if begun is None or task.ended_ms is None else f"{(task.ended_ms - begun) / 1000:.1f}",
         *(
             f"{task.seconds[phase]:.2f}" if phase in task.seconds else ""
             for phase in ("wait", "fetch", "inference", "store")
@@ -279,6 +284,8 @@ grid-template-columns:clamp(5.5rem,20vw,11rem) 1fr}
 .rules i{position:absolute;top:0;bottom:0;width:1px;background:var(--edge)}
 .track button{position:absolute;top:2px;height:20px;min-width:2px;padding:0;border:0;border-radius:2px;
 box-shadow:inset 1px 0 var(--ground);overflow:hidden;container-type:inline-size;cursor:default}
+.track button.failed{min-width:5px}
+.track button.thin{box-shadow:none}.thin.failed{background:var(--failed)}.thin.cancelled{background:var(--cancelled)}
 .track button:hover,.track button:focus{outline:2px solid var(--ink);outline-offset:1px;z-index:2}
 .track button span{font:600 10px/14px system-ui,sans-serif;display:inline-block;padding:0 3px;border-radius:2px;
 color:var(--label);vertical-align:top;margin-top:3px;pointer-events:none}
@@ -289,7 +296,7 @@ color:var(--label);vertical-align:top;margin-top:3px;pointer-events:none}
 table{border-collapse:collapse;width:100%;font-size:.82rem;font-variant-numeric:tabular-nums}
 th,td{padding:.28rem .6rem;text-align:right;border-bottom:1px solid var(--edge);white-space:nowrap}
 th{color:var(--soft);font-weight:600;background:var(--panel)}
-th:nth-child(3),td:nth-child(3),th:last-child,td:last-child{text-align:left}
+th:first-child,td:first-child,th:nth-child(3),td:nth-child(3),th:last-child,td:last-child{text-align:left}
 td:last-child{white-space:normal;min-width:13rem;overflow-wrap:anywhere}
 tr:last-child td{border-bottom:0}
 .bad td{color:var(--failed)}
