@@ -20,14 +20,18 @@ SEARCH_MS = 15_000
 """How far from the wanted cut a silence is looked for: people breathe several times in 30 s."""
 
 NEAR_MS = 5_000
-"""Looked at first, because voice activity costs three milliseconds a second of audio and most cuts end here."""
+"""How far the voice-activity model looks where the level alone finds no pause (noise, music): it costs three
+milliseconds a second of audio, and five seconds either side hold a breath or there is none to be had."""
+
+CONTEXT_MS = 1_000
+"""What the model hears before and after a pause that it is to confirm: it needs some sound to warm up."""
 
 SILENCE_MS = 300
 """Shortest pause that counts: a cut in its middle leaves 150 ms to both words, more than the voice-activity
 model's frame (32 ms) and than the closure of a plosive (up to about 150 ms, which is no pause)."""
 
-GOOD_SILENCE_MS = 600
-"""A pause this long is a breath between phrases: found near the wanted cut, nothing better is looked for."""
+CANDIDATES = 3
+"""Pauses shown to the model in turn: the longest are pauses, and a fourth would cost more than an overlap."""
 
 OVERLAP_MS = 3_000
 """Where there is no silence each neighbour hears this much past the cut. Six seconds in common are some 15
@@ -103,7 +107,7 @@ def search_windows(cuts: Sequence[int], span: Span) -> tuple[Span, ...]:
 
 
 def near_part(window: Span) -> Span:
-    """The middle of a search window, which is looked at first."""
+    """The middle of a search window, which the voice-activity model listens to."""
     reach = min(NEAR_MS, window.duration_ms // 2)
     return Span.of(window.midpoint_ms - reach, window.midpoint_ms + reach)
 
@@ -121,10 +125,10 @@ def silences(window: Span, speech: Sequence[Span]) -> list[Span]:
     return [*found, Span.of(reached, window.end_ms)]
 
 
-def pauses(window: Span, speech: Sequence[Span], wanted_ms: int, shortest_ms: int) -> list[Span]:
-    """The silences of `window` of `shortest_ms` and more, the longest first; of equal ones the nearest to the cut."""
-    long_enough = (pause for pause in silences(window, speech) if pause.duration_ms >= shortest_ms)
-    return sorted(long_enough, key=lambda pause: (-pause.duration_ms, abs(pause.midpoint_ms - wanted_ms)))
+def longest_first(stretches: Sequence[Span], wanted_ms: int) -> list[Span]:
+    """Those of at least SILENCE_MS, the longest first; of equal ones the nearest to the wanted cut."""
+    pauses = (stretch for stretch in stretches if stretch.duration_ms >= SILENCE_MS)
+    return sorted(pauses, key=lambda pause: (-pause.duration_ms, abs(pause.midpoint_ms - wanted_ms)))
 
 
 def cut_without_silence(wanted_ms: int, window: Span) -> Cut:

@@ -119,8 +119,8 @@ def last_packet_ms(path: Path) -> int:
 class Decoding:
     """A running ffmpeg that turns one audio track into 16 kHz mono; leave its `with` to end it.
 
-    `blocks` yields the samples; `returncode` and `complaints` (ffmpeg's error lines: the first few, and
-    how many) are valid once blocks are exhausted.
+    `blocks` yields the samples; once they are exhausted, `finished` is true, and `returncode` and
+    `complaints` (ffmpeg's error lines: the first few, and how many) tell how it went.
     """
 
     def __init__(self, path: Path, track: int, start_ms: int | None = None, length_ms: int | None = None) -> None:
@@ -128,6 +128,7 @@ class Decoding:
         self.complaints: list[str] = []
         self.complaint_count = 0
         self.last_complaint = ""
+        self.finished = False
         self._blocks: queue.Queue[Samples | None] = queue.Queue(BLOCKS_AHEAD)
         self._closing = threading.Event()
         self._process = _start(_command(path, track, start_ms, length_ms))
@@ -156,6 +157,7 @@ class Decoding:
             yield block
         self._process.wait()
         self._threads[1].join()
+        self.finished = True
 
     @property
     def pid(self) -> int:

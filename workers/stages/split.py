@@ -12,22 +12,25 @@ from typing import Any, Self
 import numpy as np
 
 from workers.chunking import (
-    GOOD_SILENCE_MS,
+    CANDIDATES,
+    CONTEXT_MS,
     SILENCE_MS,
     Cut,
     cut_without_silence,
+    longest_first,
     near_part,
-    pauses,
     search_windows,
+    silences,
 )
 from workers.context import Context
 from workers.errors import MediaError, StorageError
 from workers.media import BLOCK_SAMPLES, Decoding, Samples, as_float, describe_truncation, last_packet_ms
 from workers.messages import Chunk, JobKeys, JobPlan, JobRef, SplitMediaOutput
+from workers.recognizers import Audio
 from workers.sources import Source, identity_of, open_source
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
 from workers.storage import Storage
-from workers.voice import is_quiet, speech_regions
+from workers.voice import is_quiet, quiet_stretches, speech_regions
 
 FLAC_LEVEL = 0.0  # fastest: 10 minutes in 0.2 s; higher levels save a tenth of the bytes for twice the time
 SLACK_MS, SLACK_SHARE = 2_000, 0.01  # a decode shorter than the container's claim by both is a media cut off
@@ -127,16 +130,39 @@ def _decide(tape: "Tape", window: Span) -> Cut | None:
     wanted_ms = window.midpoint_ms
     if not tape.reaches(wanted_ms):
         return None
+    audio = as_float(tape.stretch(window.start_ms, window.end_ms))
+    return (
+        _by_level(audio, window.start_ms, wanted_ms)
+        or _by_voice(audio, window)
+        or cut_without_silence(wanted_ms, window)
+    )
+
+
+def _by_level(audio: Audio, start_ms: int, wanted_ms: int) -> Cut | None:
+    """A cut where it is quiet, and the voice-activity model hears nobody either."""
+    for pause in longest_first(quiet_stretches(audio, start_ms), wanted_ms)[:CANDIDATES]:
+        middle = Span.of(pause.midpoint_ms - SILENCE_MS // 2, pause.midpoint_ms + SILENCE_MS // 2)
+        heard_ms = max(start_ms, middle.start_ms - CONTEXT_MS)
+        heard = _part(audio, heard_ms - start_ms, middle.end_ms + CONTEXT_MS - start_ms)
+        if not any(voiced.overlap_ms(middle) for voiced in speech_regions(heard, heard_ms)):
+            return Cut(pause.midpoint_ms)
+    return None
+
+
+def _by_voice(audio: Audio, window: Span) -> Cut | None:
+    """A cut in a pause of the speech over noise, if it is at all quieter there."""
     near = near_part(window)
-    for part, shortest_ms in ((near, GOOD_SILENCE_MS), (window, SILENCE_MS)):
-        audio = as_float(tape.stretch(part.start_ms, part.end_ms))
-        heard = Span.of(part.start_ms, part.start_ms + len(audio) // SAMPLES_PER_MS)
-        for pause in pauses(heard, speech_regions(audio, part.start_ms), wanted_ms, shortest_ms):
-            at = (pause.midpoint_ms - part.start_ms) * SAMPLES_PER_MS
-            reach = SILENCE_MS * SAMPLES_PER_MS // 2
-            if is_quiet(audio[max(0, at - reach) : at + reach], audio):
-                return Cut(pause.midpoint_ms)
-    return cut_without_silence(wanted_ms, window)
+    heard = _part(audio, near.start_ms - window.start_ms, near.end_ms - window.start_ms)
+    whole = Span.of(near.start_ms, near.start_ms + len(heard) // SAMPLES_PER_MS)
+    for pause in longest_first(silences(whole, speech_regions(heard, near.start_ms)), window.midpoint_ms):
+        at_ms = pause.midpoint_ms - near.start_ms
+        if is_quiet(_part(heard, at_ms - SILENCE_MS // 2, at_ms + SILENCE_MS // 2), heard):
+            return Cut(pause.midpoint_ms)
+    return None
+
+
+def _part(audio: Audio, start_ms: int, end_ms: int) -> Audio:
+    return audio[max(0, start_ms) * SAMPLES_PER_MS : end_ms * SAMPLES_PER_MS]
 
 
 def _summary(plan: JobPlan, source: Source, decoding: Decoding, tape: "Tape", limit_ms: int | None) -> SplitMediaOutput:
@@ -147,7 +173,7 @@ def _summary(plan: JobPlan, source: Source, decoding: Decoding, tape: "Tape", li
     expected_ms = plan.duration_ms if limit_ms is None else limit_ms
     missing = expected_ms - tape.end_ms
     broke_off = missing > max(SLACK_MS, expected_ms * SLACK_SHARE) and _file_is_short(source.path, plan.duration_ms)
-    if not broke_off and decoding.returncode:
+    if not broke_off and decoding.finished and decoding.returncode:
         raise MediaError(f"'{plan.media_name}' cannot be decoded; ffmpeg says: {decoding.last_complaint}.")
     if tape.is_empty:
         raise MediaError(f"'{plan.media_name}' holds no sound where it should: nothing could be decoded from it.")
