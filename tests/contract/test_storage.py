@@ -95,6 +95,16 @@ def test_an_absent_object_is_missing(storage: Storage, tmp_path: Path) -> None:
     assert _visible_and_hidden(tmp_path, "target") == []
 
 
+def test_discarding_takes_exactly_what_is_named(storage: Storage) -> None:
+    for key in ("a/audio/1.flac", "a/audio/1.flac2", "a/audio/2.flac", "a/audio/2.json"):
+        storage.put_bytes(key, b"x")
+
+    storage.discard(["a/audio/1.flac", "a/audio/2.flac", "a/absent/3.flac"])
+    storage.discard([])
+
+    assert list(storage.keys("a/")) == ["a/audio/1.flac2", "a/audio/2.json"]
+
+
 def test_deleting_everything_is_refused(storage: Storage) -> None:
     with pytest.raises(ValueError, match="everything"):
         storage.delete("")

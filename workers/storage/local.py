@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -77,6 +77,15 @@ class LocalStorage:
                     gone += not _is_temporary(path.name)
             self._prune(prefix)
         return gone
+
+    def discard(self, keys: Iterable[str]) -> None:
+        paths = [self._path(key) for key in keys]
+        for path in paths:
+            with self._translated(path.name), _absent_is_fine():
+                path.unlink()
+        for folder in {path.parent for path in paths}:
+            with self._translated(folder.name):
+                self._prune(folder.relative_to(self._folder).as_posix() + "/")
 
     def url(self, key: str) -> str:
         return self._path(key).as_uri()

@@ -1,7 +1,7 @@
 """What every storage does, and how its objects may be called."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -43,6 +43,10 @@ class Storage(Protocol):
 
         A prefix that ends with "/" takes what interrupted writers left below it along.
         """
+        ...
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """Delete these objects; those that are not there are no error."""
         ...
 
     def url(self, key: str) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,16 +120,13 @@ class S3Storage:
 
     def delete(self, prefix: str) -> int:
         doomed = self._listed(checked_doomed(prefix))
-        for start in range(0, len(doomed), _DELETE_AT_ONCE):
-            objects = [{"Key": self._prefix + key} for key in doomed[start : start + _DELETE_AT_ONCE]]
-            with self._translated(prefix):
-                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
-            if answer.get("Errors"):
-                first = answer["Errors"][0]
-                raise self._refusal(first.get("Key", prefix), first.get("Code", ""), 200, first.get("Message", ""))
+        self._discard([self._prefix + key for key in doomed])
         if prefix.endswith("/"):
             self._abort_uploads(prefix)
         return len(doomed)
+
+    def discard(self, keys: Iterable[str]) -> None:
+        self._discard([self._name(key) for key in keys])
 
     def url(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._name(key)}"
@@ -148,6 +145,15 @@ class S3Storage:
                 Bucket=self._bucket, Prefix=self._prefix + prefix
             )
             return [item["Key"][len(self._prefix) :] for page in pages for item in page.get("Contents", ())]
+
+    def _discard(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), _DELETE_AT_ONCE):
+            objects = [{"Key": name} for name in names[start : start + _DELETE_AT_ONCE]]
+            with self._translated(names[start]):
+                answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
+            if answer.get("Errors"):
+                first = answer["Errors"][0]
+                raise self._refusal(first["Key"], first.get("Code", ""), 200, first.get("Message", ""))
 
     def _abort_uploads(self, prefix: str) -> None:
         """Pieces of interrupted uploads cost money and no listing shows them."""
