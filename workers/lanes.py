@@ -139,7 +139,9 @@ def _do_held(desk: Desk, held: Held) -> bool:
         log.warning("%s failed: %s", task.reference, error, extra={"action": "failed", **ids})
     except Exception as error:
         # the engine or a library broke in a way nobody foresaw: this task alone fails, and may be tried again
-        failure = EngineError(f"{type(error).__name__}: {error}")
+        failure = EngineError(
+            f"{task.reference} broke ({type(error).__name__}: {error}); the log of {desk.client.worker} has the details."
+        )
         log.exception("%s broke", task.reference, extra={"action": "broke", **ids})
     else:
         log.info("Done %s", task.reference, extra={"action": "done", **ids})

@@ -37,3 +37,10 @@ def make_video() -> Callable[[Path, Path], None]:
         subprocess.run(command, check=True, timeout=120)
 
     return make
+
+
+@pytest.fixture
+def own_server(server_jar: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For commands that start an embedded server of their own, in the test's data folder."""
+    if server_jar is not None:
+        monkeypatch.setenv("WHISPERFLEET_SERVER_JAR", str(server_jar))
