@@ -228,7 +228,7 @@ class ChunkResult(Message):
 
     index: int
     chunk: Chunk
-    language: str | None
+    language: str | None = None  # not required: None and "" never arrive (see Message)
     segments: tuple[Segment, ...]
     decodes: tuple[Decode, ...]
     worker: str
@@ -258,7 +258,7 @@ class JobRef(Message):
 
 
 class DetectLanguageOutput(Message):
-    language: str | None
+    language: str | None = None  # not required: None and "" never arrive (see Message)
     votes: dict[str, float]
     seconds: float
 
@@ -328,7 +328,7 @@ class StitchTranscriptInput(JobRef):
 class StitchTranscriptOutput(Message):
     files: dict[str, str] = Field(description="format to address")
     duration_ms: int
-    language: str | None
+    language: str | None = None  # not required: None and "" never arrive (see Message)
     chunks: int
     words: int
     gaps: int
