@@ -29,7 +29,7 @@ SIZE = 457_974_967
 Report = Callable[[str], None]
 
 _BLOCK = 1 << 20
-_ATTEMPTS = 6
+_ATTEMPTS = 4
 """Connections tried in a row without a single new byte before the download is given up."""
 _BRING = "bring conductor-server-3.32.1-boot.jar by hand and name it by WHISPERFLEET_SERVER_JAR"
 _ROOM = "make it writable and make room there, or name another cache folder by XDG_CACHE_HOME"
