@@ -110,9 +110,10 @@ class ConductorUi:
         """The text of the workflow's graph: its tasks' names and types."""
         return str(self._until(lambda: self._visible("#diagram-canvas-container").text))
 
-    def fit_diagram(self) -> None:
-        """Show the whole graph."""
+    def fit_diagram(self, last: str) -> None:
+        """Show the whole graph, down to the task `last`: the page draws only what is in view."""
         self._visible("#fit-screen-button").click()
+        self._until(lambda: last in self.diagram())
 
     def input_and_output(self, execution: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the tab 'Workflow Input/Output' shows in its two editors."""
