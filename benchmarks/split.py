@@ -172,7 +172,10 @@ def _spoken_minute(folder: Path) -> Path:
 
 
 def _recording(minute: Path, path: Path, minutes: float, encoding: tuple[str, ...]) -> Path:
-    _ffmpeg("-stream_loop", "-1", "-i", str(minute), "-t", str(minutes * 60), *encoding, str(path))
+    """The minute, encoded once and repeated as it is: encoding hours would take longer than all that is measured."""
+    encoded = path.with_stem("minute")
+    _ffmpeg("-i", str(minute), *encoding, str(encoded))
+    _ffmpeg("-stream_loop", "-1", "-i", str(encoded), "-t", str(minutes * 60), "-c", "copy", str(path))
     return path
 
 
