@@ -168,6 +168,9 @@ def _must_break(before: _Token, token: _Token) -> bool:
 def _fits(group: Sequence[_Token]) -> bool:
     if group[-1].end_ms - group[0].start_ms > LONGEST_CUE_MS:
         return False
+    width = sum(_width(token.text) for token in group)
+    if not LINE_WIDTH < width <= MAX_LINES * LINE_WIDTH + MAX_LINES:  # clear without trying every line break
+        return width <= LINE_WIDTH
     lines = _broken(group)
     return len(lines) <= MAX_LINES and all(_width(line) <= LINE_WIDTH for line in lines)
 
