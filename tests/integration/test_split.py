@@ -1,5 +1,6 @@
 """plan_media and split_media on real files: planted bursts must be found where they were planted."""
 
+import itertools
 import subprocess
 import sys
 import time
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import Studio
 from tests.support.media import Job, assert_tiled, bursts, context, ffmpeg, write_wav
+from tests.support.speech import Script
 from workers.errors import MediaError, OptionError, WorkAborted
 from workers.messages import Chunk, JobInput, JobKeys, JobPlan, JobRef
 from workers.spans import SAMPLE_RATE, Span
@@ -128,6 +131,29 @@ def test_where_there_is_no_silence_both_sides_hear_the_cut(tmp_path: Path) -> No
     assert [chunk.audio for chunk in chunks] == [Span.of(0, 33_000), Span.of(27_000, 63_000), Span.of(57_000, 90_000)]
     heard = [job.audio(chunk, tmp_path) for chunk in chunks]
     assert np.array_equal(heard[0][27_000 * 16 :], heard[1][: 6_000 * 16])
+
+
+@pytest.mark.parametrize("noise_db", [-60.0, -35.0])
+def test_cuts_in_speech_fall_between_its_words(noise_db: float, studio: Studio, tmp_path: Path) -> None:
+    """Against the truth: no cut inside a sentence, unless both sides hear what is around it."""
+    talk = studio.recording(Script(seconds=240, speakers=2, seed=11, noise_db=noise_db))
+    job = Job(JobInput(media=str(talk.path), chunk_seconds=20, language="en"), context(tmp_path / "home"))
+    chunks = job.chunks
+    assert_tiled(chunks, 0, talk.duration_ms)
+    clean = [chunk.core.end_ms for chunk in chunks[:-1] if chunk.audio.end_ms == chunk.core.end_ms]
+    assert len(clean) >= 0.7 * (len(chunks) - 1)
+    # a voice's recording fades in and out: the first and last 100 ms of a sentence's span may be silent
+    spoken = [Span.of(said.start_ms + 100, said.end_ms - 100) for said in talk.truth]
+    assert [at for at in clean if any(span.holds(at) for span in spoken) and not _in_a_breath(job, at, tmp_path)] == []
+
+
+def _in_a_breath(job: Job, at_ms: int, folder: Path) -> bool:
+    """Whether 200 ms around a cut are silent: sentences have commas."""
+    before, after = next(
+        (first, second) for first, second in itertools.pairwise(job.chunks) if first.core.end_ms == at_ms
+    )
+    around = np.concatenate([job.audio(before, folder)[-1600:], job.audio(after, folder)[:1600]])
+    return float(np.sqrt(np.mean(around**2))) < 10 ** (-30 / 20)
 
 
 def test_a_second_run_keeps_cuts_and_chunks(planted: Path, tmp_path: Path) -> None:
