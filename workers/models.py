@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,9 +157,10 @@ def _impatient_hub() -> Iterator[None]:
 
 
 def _cached(repository: str) -> Path | None:
-    """The newest complete snapshot in the hub's cache; read from disk, as the hub client lays it out."""
-    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    """The newest complete snapshot in the hub's cache; read from disk as the hub's client lays it out."""
+    from huggingface_hub import constants  # light, and it knows HF_HOME and its relatives
+
+    cache = Path(constants.HF_HUB_CACHE)
     snapshots = (cache / f"models--{repository.replace('/', '--')}" / "snapshots").glob("*")
     whole = [folder for folder in snapshots if (folder / "model.bin").exists() and (folder / "config.json").exists()]
     return max(whole, key=lambda folder: folder.stat().st_mtime, default=None)
