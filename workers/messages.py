@@ -290,8 +290,8 @@ class TranscribeChunkOutput(Message):
 class TaskFailure(Message):
     """Output of a failed task: its error's type and sentence."""
 
-    error: str
-    reason: str
+    error: str = "EngineError"
+    reason: str = "the task failed and gave no reason"
 
 
 class StitchTranscriptInput(JobRef):

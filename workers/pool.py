@@ -19,7 +19,7 @@ from typing import IO
 
 from workers.errors import EngineError, OptionError, WhisperfleetError, by_name
 from workers.process import ProcessSpec
-from workers.settings import child_environment
+from workers.settings import worker_environment
 
 THREADS_A_PROCESS = 4  # beyond four threads CTranslate2's gain per thread falls off; more processes gain more
 MAX_QUICK_DEATHS = 4
@@ -196,7 +196,7 @@ class WorkerPool:
         self.stop(grace_s=3.0)
 
     def _launch(self, slot: _Slot) -> None:
-        environment = child_environment(PYTHONUNBUFFERED="1")
+        environment = worker_environment(PYTHONUNBUFFERED="1")
         if slot.gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(slot.gpu)
         slot.state = "starting"

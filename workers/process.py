@@ -56,6 +56,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s %(levelname)s {spec.name} %(message)s"
     )
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it tells every file's length; so does the plan
     desk = _desk(spec)
     closed = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: desk.draining.set())

@@ -67,10 +67,10 @@ class EngineSeat:
         self._free.release()
 
     def remaining_seconds(self) -> float | None:
-        """Until the running task is done: 0 when nobody sits, None when nothing is known yet."""
+        """Until the running task is done; None when nobody sits or nothing is known yet."""
         run = self._run
         if run is None:
-            return 0.0
+            return None
         elapsed = self.clock() - run.began
         if self.rtfx is not None and run.audio_ms:
             return max(0.0, run.audio_ms / 1000 / self.rtfx - elapsed)
@@ -79,7 +79,10 @@ class EngineSeat:
         return None
 
     def may_fetch_ahead(self) -> bool:
-        """Whether the running task is so near its end that the next one should be fetched now."""
+        """Whether the running task is so near its end that the next one should be fetched now.
+
+        While nobody sits the task in hand is still being fetched, or about to sit down: then it is too early.
+        """
         remaining = self.remaining_seconds()
         return remaining is not None and remaining <= FETCH_AHEAD_SECONDS
 
