@@ -317,9 +317,7 @@ class StitchTranscriptInput(JobRef):
     def chunk_failures(self) -> dict[int, TaskFailure]:
         """Index of each chunk that was lost for good, with what its last attempt said."""
         return {
-            int(reference.rsplit("_", 1)[1]): TaskFailure(
-                **{"error": "EngineError", "reason": "the task failed", **output}
-            )
+            int(reference.rsplit("_", 1)[1]): TaskFailure.model_validate(output)
             for reference, output in self.chunks.items()
             if "key" not in output
         }
