@@ -39,28 +39,31 @@ def tidy(heard: Iterable[Heard], audio_ms: int) -> tuple[Segment, ...]:
         text = " ".join(item.text.split())
         if not text:
             continue
-        start, end = _within(item.start, item.end, floor, audio_ms)
+        start = min(max(round(item.start * 1000), floor), max(floor, audio_ms - 1))
+        end = min(max(round(item.end * 1000), start), max(start, audio_ms))
         words = _words(item.words, start, end)
         segments.append(Segment(start_ms=start, end_ms=end, text=text, words=words))
         floor = end
     return tuple(segments)
 
 
-def _words(heard: Sequence[HeardWord], floor: int, ceiling: int) -> tuple[Word, ...]:
+def _words(heard: Sequence[HeardWord], start_ms: int, end_ms: int) -> tuple[Word, ...]:
+    """The words inside [start_ms, end_ms]; drawn together where they reach past it, so that none is crushed."""
+    said = [item for item in heard if item.text.strip()]
+    if not said:
+        return ()
+    first = min(item.start for item in said) * 1000
+    last = max(item.end for item in said) * 1000
+    apart = last <= start_ms or first >= end_ms
+    low = start_ms if apart else max(start_ms, first)
+    high = end_ms if apart else min(end_ms, last)
+    scale = (high - low) / (last - first) if last > first else 0.0
     words: list[Word] = []
-    for item in heard:
-        text = item.text.strip()
-        if not text:
-            continue
-        start, end = _within(item.start, item.end, floor, ceiling)
+    floor = start_ms
+    for item in said:
+        start = min(max(round(low + (item.start * 1000 - first) * scale), floor), end_ms)
+        end = min(max(round(low + (item.end * 1000 - first) * scale), start), end_ms)
         probability = min(1.0, max(0.0, round(float(item.probability), 4)))
-        words.append(Word(start_ms=start, end_ms=end, text=text, probability=probability))
+        words.append(Word(start_ms=start, end_ms=end, text=item.text.strip(), probability=probability))
         floor = end
     return tuple(words)
-
-
-def _within(start: float, end: float, floor: int, ceiling: int) -> tuple[int, int]:
-    """The part of [start, end) seconds inside [floor, ceiling] ms, of no negative length."""
-    last = max(0, ceiling - 1)
-    start_ms = min(max(round(start * 1000), floor), last)
-    return start_ms, min(max(round(end * 1000), start_ms), ceiling)
