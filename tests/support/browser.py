@@ -9,6 +9,7 @@ from typing import Any
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.remote.webelement import WebElement
@@ -111,9 +112,15 @@ class ConductorUi:
         return str(self._until(lambda: self._visible("#diagram-canvas-container").text))
 
     def fit_diagram(self, last: str) -> None:
-        """Show the whole graph, down to the task `last`: the page draws only what is in view."""
+        """Show the whole graph, down to the task `last`: the page draws only what is in view.
+
+        In a tall window, and with the pointer off the button and its hint, so that a picture can be read.
+        """
+        self._driver.set_window_size(1200, 1500)
         self._visible("#fit-screen-button").click()
-        self._until(lambda: last in self.diagram())
+        title = self._visible("#workflow-execution-header-section-title")
+        ActionChains(self._driver).move_to_element(title).perform()
+        self._until(lambda: last in self.diagram() and not self._all("[role=tooltip]"))
 
     def input_and_output(self, execution: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the tab 'Workflow Input/Output' shows in its two editors."""
