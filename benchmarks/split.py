@@ -23,13 +23,16 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import psutil  # type: ignore[import-untyped]
 
 from workers.context import Context
 from workers.media import ffmpeg_executable
@@ -151,14 +154,36 @@ def _memory(minute: Path, folder: Path, options: argparse.Namespace) -> dict[str
 def _measured_split(media: Path, folder: Path, workers: int) -> dict[str, float]:
     context = _context(folder / "home", workers)
     plan = plan_media(JobInput(media=str(media)), context)
-    split = split_media(JobRef(storage=plan.storage, job=plan.job), context)
+    with _largest_child() as child:
+        split = split_media(JobRef(storage=plan.storage, job=plan.job), context)
     kilobytes = 1024 if sys.platform == "linux" else 1  # ru_maxrss is in kB on Linux, in bytes on macOS
     return {
         "chunks": plan.chunk_count,
         "seconds": split.seconds,
         "process_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes / 1e6,
-        "ffmpeg_megabytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * kilobytes / 1e6,
+        "ffmpeg_megabytes": max(child, default=0) / 1e6,
     }
+
+
+@contextmanager
+def _largest_child() -> Iterator[list[int]]:
+    """Resident bytes of this process's children, sampled: their ru_maxrss counts what they were before exec, too."""
+    seen: list[int] = []
+    done = threading.Event()
+
+    def sample() -> None:
+        while not done.wait(0.05):
+            for child in psutil.Process().children():
+                with suppress(psutil.NoSuchProcess):
+                    seen.append(child.memory_info().rss)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
 
 
 def _spoken_minute(folder: Path) -> Path:
