@@ -96,8 +96,8 @@ def start_conductor(
 
 
 @pytest.fixture(scope="session")
-def conductor(start_conductor: Callable[[Path | None], Conductor], ui_folder: Path | None) -> Conductor:
-    """The one embedded server of this run, with the UI where that is at hand; pass `conductor.url` as --server."""
+def conductor(start_conductor: Callable[[Path | None], Conductor], ui_folder: Path) -> Conductor:
+    """The one embedded server of this run, with the UI; pass `conductor.url` as --server."""
     return start_conductor(ui_folder)
 
 
@@ -175,10 +175,8 @@ def studio(test_cache: Path) -> Studio:
 
 
 @pytest.fixture(scope="session")
-def ui_folder(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
-    """The Conductor UI, unpacked; None where it was not brought (tests/data/README.md)."""
-    if not _ui_archive.exists():
-        return None
+def ui_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Conductor UI, unpacked (tests/data/README.md)."""
     folder = tmp_path_factory.mktemp("conductor-ui")
     with tarfile.open(_ui_archive) as archive:
         # Python before 3.11.4 has no filters, and later ones warn where none is chosen
@@ -188,10 +186,8 @@ def ui_folder(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 
 
 @pytest.fixture
-def conductor_ui(ui_folder: Path | None, conductor: Conductor, tmp_path: Path) -> Iterator[ConductorUi]:
-    """The UI of `conductor` in headless Chromium. The UI is not ours to redistribute: without it even CI skips."""
-    if ui_folder is None:
-        pytest.skip("needs the Conductor UI: bring it as tests/data/README.md says, or name it by WHISPERFLEET_TEST_UI")
+def conductor_ui(conductor: Conductor, tmp_path: Path) -> Iterator[ConductorUi]:
+    """The UI of `conductor` in headless Chromium."""
     require("chromium")
     with chromium(tmp_path / "profile") as driver:
         yield ConductorUi(driver, conductor.url.removesuffix("/api"))
