@@ -245,10 +245,17 @@ def hand_in(desk: Desk, held: Held, send: Callable[[], None]) -> None:
     return None
 
 
-def keep_leases(desk: Desk, closed: threading.Event, hung: Callable[[PolledTask], None]) -> None:
+def keep_leases(
+    desk: Desk,
+    closed: threading.Event,
+    hung: Callable[[PolledTask], None],
+    tell: Callable[[PolledTask, float], None],
+) -> None:
     """Every beat: extend the leases in hand, notice what is no longer wanted, and say that the worker is alive.
 
     hung is called with a task whose engine did not stop at its deadline: no thread can end it from outside.
+    tell is called with the task at the engine and the share of it that is done: Conductor takes no news of a
+    running task but its lease.
     """
     announced = float("-inf")
     beats = 0
@@ -257,8 +264,10 @@ def keep_leases(desk: Desk, closed: threading.Event, hung: Callable[[PolledTask]
             in_hand = list(desk.held.values())
         for held in in_hand:
             _beat(desk, held, look=beats % 2 == 1)
-            if held.seated is not None and desk.seat.overdue_seconds() > HANG_GRACE_SECONDS:
-                hung(held.task)
+            if held.seated is not None:
+                tell(held.task, desk.seat.share_done())
+                if desk.seat.overdue_seconds() > HANG_GRACE_SECONDS:
+                    hung(held.task)
         if time.monotonic() - announced > ANNOUNCE_SECONDS and not desk.draining.is_set():
             announce(desk)
             announced = time.monotonic()

@@ -117,6 +117,7 @@ def fetch(model: str, report: Callable[[str], None]) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    _knock(model)
     try:
         with _impatient_hub():
             folder = huggingface_hub.snapshot_download(
@@ -125,7 +126,7 @@ def fetch(model: str, report: Callable[[str], None]) -> Path:
     except RepositoryNotFoundError as error:
         raise ModelError(f"The Hugging Face hub has no model '{_repository(model)}'.") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _out_of_reach(model, error) from error
+        raise _out_of_reach(model, str(error)) from error
     report(f"The model {model} is in {folder}.")
     return Path(folder)
 
@@ -135,15 +136,30 @@ def folder_bytes(folder: Path) -> int:
     return (folder / "model.bin").stat().st_size
 
 
+def _knock(model: str) -> None:
+    """Ask the hub for a sign of life first: its client tries a silent one for minutes.
+
+    Raises ModelError where none comes within HUB_SECONDS.
+    """
+    import httpx
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise _out_of_reach(model, "HF_HUB_OFFLINE is set")
+    try:
+        httpx.head(constants.ENDPOINT, timeout=HUB_SECONDS)
+    except httpx.HTTPError as error:
+        raise _out_of_reach(model, str(error) or type(error).__name__) from error
+
+
 @contextmanager
 def _impatient_hub() -> Iterator[None]:
-    """The hub client without its minute of retries, and without telemetry."""
+    """The hub client with little patience, and without telemetry."""
     from huggingface_hub import constants
 
     patience = {
         "HF_HUB_ETAG_TIMEOUT": HUB_SECONDS,
         "HF_HUB_DOWNLOAD_TIMEOUT": HUB_SECONDS * 3,
-        "DEFAULT_REQUEST_TIMEOUT": HUB_SECONDS,
         "HF_HUB_DISABLE_TELEMETRY": True,
     }
     before = {name: getattr(constants, name) for name in patience if hasattr(constants, name)}
@@ -207,8 +223,8 @@ def _unknown(model: str, names: tuple[str, ...]) -> ModelError:
     return ModelError(f"There is no model named '{model}'; {advice}")
 
 
-def _out_of_reach(model: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:200]
+def _out_of_reach(model: str, reason: str) -> ModelError:
+    reason = " ".join(reason.split())[:200]
     return ModelError(
         f"The model {model} is not on this machine and the Hugging Face hub is out of reach ({reason}): run "
         f"`whisperfleet models fetch {model}` where there is internet and give the folder it names to --model, "

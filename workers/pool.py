@@ -107,6 +107,7 @@ class WorkerPool:
         self._stopping = threading.Event()
         self._changed = threading.Condition()
         self._failure: WhisperfleetError | None = None
+        self.progress: dict[str, float] = {}  # task id to the share of it that is done, 0 to 1
         planned = plan_slots(spec, _count_gpus(spec), os.cpu_count() or 1, socket.gethostname(), os.getpid())
         self._slots = [_Slot(process, gpu) for process, gpu in planned]
 
@@ -225,6 +226,9 @@ class WorkerPool:
             event = json.loads(line)
         except json.JSONDecodeError:
             return  # a library that prints; its words are of no use here
+        if event["event"] == "progress":
+            self.progress[event["task"]] = event["share"]
+            return
         with self._changed:
             slot.state = event["event"]
             if slot.state == "failed":

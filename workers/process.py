@@ -63,7 +63,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the pool decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     keeper = threading.Thread(
-        target=lanes.keep_leases, args=(desk, closed, lambda task: _abandon(desk, task)), daemon=True
+        target=lanes.keep_leases,
+        args=(desk, closed, lambda task: _abandon(desk, task), _tell_progress),
+        daemon=True,
     )
     _wait_for_server(desk)
     lanes.announce(desk)
@@ -142,13 +144,17 @@ def _abandon(desk: lanes.Desk, task: PolledTask) -> None:
         os._exit(HUNG_EXIT)
 
 
+def _tell_progress(task: PolledTask, share: float) -> None:
+    _say("progress", task=task.task_id, share=round(share, 3))
+
+
 def _die_with_parent() -> None:
     while sys.stdin.read(1):
         pass
     os._exit(0)
 
 
-def _say(event: str, **more: str) -> None:
+def _say(event: str, **more: str | float) -> None:
     print(json.dumps({"event": event, **more}), flush=True)
 
 

@@ -86,6 +86,11 @@ class EngineSeat:
         remaining = self.remaining_seconds()
         return remaining is not None and remaining <= FETCH_AHEAD_SECONDS
 
+    def share_done(self) -> float:
+        """0 to 1, as the engine last told; 0 while nobody sits."""
+        run = self._run
+        return run.share if run is not None else 0.0
+
     def overdue_seconds(self) -> float:
         """How far the running task is past its deadline; negative while it is in time."""
         run = self._run

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -48,10 +48,14 @@ class Session:
         if self.pool is not None:
             self.pool.check()
 
+    def progress(self) -> Mapping[str, float]:
+        """Of the tasks that this command's own workers are at."""
+        return self.pool.progress if self.pool is not None else {}
+
     def run(self, jobs: list[Watched], display: Display, follow: bool) -> None:
         """Watch the jobs to their end; whatever interrupts that cancels those that are not over."""
         try:
-            watch(self.client, jobs, display, follow, self.check)
+            watch(self.client, jobs, display, follow, self.check, self.progress)
         except (WhisperfleetError, KeyboardInterrupt) as error:
             reason = str(error) or "cancelled by its user"
             for job in jobs:

@@ -35,8 +35,17 @@ class Watched:
     over: bool = field(default=False)
 
 
-def watch(client: Client, jobs: list[Watched], display: Display, follow: bool, check: Callable[[], None]) -> None:
+def watch(
+    client: Client,
+    jobs: list[Watched],
+    display: Display,
+    follow: bool,
+    check: Callable[[], None] = lambda: None,
+    progress: Callable[[], Mapping[str, float]] = dict,
+) -> None:
     """Until every job is over; errors are put on the jobs. `check` is called at each look and may raise.
+
+    progress tells what is done of running tasks, by id, where somebody knows.
 
     Raises NoWorkerError where a task waits that no live worker would take, and ServerSilent where
     the server was silent for SILENT_SECONDS.
@@ -48,7 +57,7 @@ def watch(client: Client, jobs: list[Watched], display: Display, follow: bool, c
             alive = client.live_workers("transcribe_chunk")
             for job in jobs:
                 if not job.over:
-                    _look(client, job, display, follow, alive)
+                    _look(client, job, display, follow, alive, progress())
             heard = time.monotonic()
         except ServerSilent:
             if time.monotonic() - heard > SILENT_SECONDS:
@@ -61,8 +70,13 @@ def _pause(jobs: list[Watched]) -> float:
     return max(LOOK_SECONDS, LOOK_SECONDS_A_CHUNK * chunks)
 
 
-def _look(client: Client, job: Watched, display: Display, follow: bool, alive: int) -> None:
+def _look(
+    client: Client, job: Watched, display: Display, follow: bool, alive: int, progress: Mapping[str, float]
+) -> None:
     workflow = client.workflow(job.id)
+    for task in workflow.get("tasks") or ():
+        if task.get("status") == "IN_PROGRESS" and task.get("taskId") in progress:
+            task["outputData"] = {**(task.get("outputData") or {}), "progress": progress[task["taskId"]]}
     now_ms = int(time.time() * 1000)
     view = job.view = from_workflow(workflow, now_ms)
     display.update(view, alive)

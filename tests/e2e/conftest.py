@@ -14,7 +14,7 @@ from workers.media import ffmpeg_executable
 @pytest.fixture
 def worker(conductor: Conductor, tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     """Start `whisperfleet worker` with these options; it is stopped after the test."""
-    started = []
+    started: list[subprocess.Popen[str]] = []
 
     def begin(*options: object) -> "subprocess.Popen[str]":
         process = start("worker", "--server", conductor.url, *options, log=tmp_path / f"worker-{len(started)}.log")

@@ -75,10 +75,9 @@ def test_the_joined_transcript_is_what_one_machine_would_have_written(
 
     said = said_words(ten_minutes.truth)
     errors = errors_by_time(ten_minutes.truth, found)
-    dense = density(errors, said, cuts, NEAR_MS)
-    print(dense)
-    # with a few hundred words near cuts, two standard deviations of a rate of some 4 % are about 2 points
-    assert dense.near_rate <= dense.elsewhere_rate + 0.02
+    near = density(errors, said, cuts, NEAR_MS)
+    print(near)
+    assert near.p_denser > 0.05
 
 
 def test_any_number_of_workers_writes_the_same_bytes_on_the_same_plan(

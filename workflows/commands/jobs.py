@@ -83,7 +83,7 @@ def watch(job_id: str, follow: bool, output_dir: Path, server: str | None, as_js
 
     with _client(server, as_json) as (client, settings, display):
         job = _watched(client, job_id, settings, output_dir)
-        watch_jobs(client, [job], display, follow, lambda: None)
+        watch_jobs(client, [job], display, follow)
     sys.exit(job.error.exit_code if job.error else 0)
 
 
