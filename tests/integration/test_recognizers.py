@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -14,7 +15,7 @@ from tests.support.scoring import word_error_rate
 from tests.support.speech import Script
 from workers.errors import EngineError, ModelError, WorkAborted
 from workers.messages import Engine, RecognizeOptions
-from workers.models import demo_recording
+from workers.models import demo_recording, locate
 from workers.recognizers import Audio, DecodeSettings, Recognition, Recognizer
 from workers.recognizers.faster_whisper import FasterWhisper
 from workers.recognizers.loading import load
@@ -167,6 +168,17 @@ def test_language_probabilities_tell_english_from_spanish(batched: FasterWhisper
         votes = batched.language_probabilities(sound)
         assert max(votes, key=lambda language: votes[language]) == code
         assert sum(votes.values()) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.timeout(60)
+def test_a_hub_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(ModelError, match="whisperfleet models fetch tiny"):
+            locate("tiny", "faster-whisper")
 
 
 def test_a_damaged_model_is_said_in_a_sentence(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """How long a chunk may take before it is taken for hung."""
 
 HEADROOM = 8.0  # a busy neighbour, a hotter GPU, a second decode of a suspicious chunk: still not eight times slower
-SLOWEST_RTFX = 1 / 30  # large-v3 on one old core takes about 15 s for a second of audio; half of that is the floor
+SLOWEST_RTFX = (
+    1 / 30
+)  # half a minute for a second of audio: slower than large-v3 on one old core, nobody waits for that
 MINIMUM_SECONDS = 120.0  # the first window after a load compiles kernels and fills caches
 
 
