@@ -7,7 +7,7 @@ empty string reads as "the default" everywhere.
 
 import hashlib
 import json
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -21,6 +21,12 @@ Format = Literal["json", "srt", "vtt", "txt", "tsv"]
 DEFAULT_MODEL = "turbo"
 DEFAULT_FORMATS: tuple[Format, ...] = ("json", "srt", "vtt", "txt", "tsv")
 PER_CHUNK = "per-chunk"  # --language per-chunk: every chunk decides for itself
+_TIME = "seconds (90.5) or H:MM:SS (1:01:30.250)"
+
+
+def _choice(names: tuple[str, ...]) -> str:
+    """`a, b or c`."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 class Message(BaseModel):
@@ -39,16 +45,20 @@ class Message(BaseModel):
     def decode(cls, data: Any) -> Self:
         """A message from what came over the wire or from a form.
 
-        Raises OptionError naming the first field that is wrong, and its value.
+        Raises OptionError that begins with the first field that is wrong, and tells its value and what it takes.
         """
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in first["loc"] if not str(part).startswith("literal[")) or "input"
+            field = str(first["loc"][0]) if first["loc"] else "input"
             if first["type"] == "missing":
                 raise OptionError(f"{field} is missing: give it a value.") from None
-            raise OptionError(f"{field} is '{first['input']}': {first['msg'].removeprefix('Value error, ')}.") from None
+            known = cls.model_fields.get(field)
+            takes = known.description if known else None
+            advice = f"write {takes}" if takes else first["msg"].removeprefix("Value error, ")
+            value = first["input"] or data.get(field)  # of an empty list, what it was made from
+            raise OptionError(f"{field} is '{value}': {advice}.") from None
 
 
 class RecognizeOptions(Message):
@@ -66,25 +76,27 @@ class RecognizeOptions(Message):
 
 
 class JobInput(Message):
-    """Input of the workflow `transcribe_media`; `media` alone is enough."""
+    """Input of the workflow `transcribe_media`; `media` alone is enough. Descriptions end the sentence "write …"."""
 
-    media: str = Field(min_length=1, description="path on the workers' machine, or file://, http(s)://, s3:// address")
-    model: str = DEFAULT_MODEL
+    media: str = Field(min_length=1, description="a path on the workers' machine, or file://, http(s):// or s3://")
+    model: str = Field(default=DEFAULT_MODEL, description="a name that `whisperfleet models list` shows, or a folder")
     language: str = Field(default="auto", description="auto, per-chunk, or an ISO 639-1 code")
-    task: Literal["transcribe", "translate"] = "transcribe"
-    engine: Engine = "faster-whisper"
-    formats: tuple[Format, ...] = DEFAULT_FORMATS
-    chunk_seconds: Literal["auto"] | int = "auto"
-    start: str | None = None
-    end: str | None = None
-    audio_track: int = Field(default=1, ge=1, description="1 is the first audio track")
-    prompt: str | None = None
-    hotwords: str | None = None
-    beam_size: int = Field(default=5, ge=1, le=20)
-    batch_size: Literal["auto"] | int = "auto"
-    word_timestamps: bool = True
-    allow_gaps: bool = False
-    storage: str | None = Field(default=None, description="folder or s3://bucket/prefix; the planning worker's if none")
+    task: Literal["transcribe", "translate"] = Field(default="transcribe", description="transcribe or translate")
+    engine: Engine = Field(default="faster-whisper", description=_choice(get_args(Engine)))
+    formats: tuple[Format, ...] = Field(
+        default=DEFAULT_FORMATS, min_length=1, description=f"some of {', '.join(DEFAULT_FORMATS)}"
+    )
+    chunk_seconds: Literal["auto"] | int = Field(default="auto", description="auto, or a number from 5 to 3600")
+    start: str | None = Field(default=None, description=_TIME)
+    end: str | None = Field(default=None, description=_TIME)
+    audio_track: int = Field(default=1, ge=1, description="1 for the first audio track, 2 for the second, …")
+    prompt: str | None = Field(default=None, description="text in the style and spelling that is wanted")
+    hotwords: str | None = Field(default=None, description="names and terms to expect")
+    beam_size: int = Field(default=5, ge=1, le=20, description="a number from 1 to 20")
+    batch_size: Literal["auto"] | int = Field(default="auto", description="auto, or a number from 1 to 256")
+    word_timestamps: bool = Field(default=True, description="true or false")
+    allow_gaps: bool = Field(default=False, description="true or false")
+    storage: str | None = Field(default=None, description="a folder or s3://bucket/prefix; else the worker's own")
 
     @field_validator("formats", mode="before")
     @classmethod
@@ -93,18 +105,29 @@ class JobInput(Message):
             return tuple(dict.fromkeys(part.strip().lower() for part in value.split(",") if part.strip()))
         return value
 
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _readable_time(cls, value: Any) -> Any:
+        text = str(value) if isinstance(value, int | float) else value  # who writes JSON may send 90 for "90"
+        if isinstance(text, str):
+            try:
+                parse_time(text)
+            except OptionError as error:
+                raise ValueError(str(error)) from None
+        return text
+
     @field_validator("chunk_seconds")
     @classmethod
     def _bounded_chunk(cls, value: Any) -> Any:
         if value != "auto" and not 5 <= value <= 3600:
-            raise ValueError("chunk_seconds is auto or a number from 5 to 3600")
+            raise ValueError("out of bounds")
         return value
 
     @field_validator("batch_size")
     @classmethod
     def _bounded_batch(cls, value: Any) -> Any:
         if value != "auto" and not 1 <= value <= 256:
-            raise ValueError("batch_size is auto or a number from 1 to 256")
+            raise ValueError("out of bounds")
         return value
 
     @field_validator("language", mode="after")

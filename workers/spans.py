@@ -59,6 +59,8 @@ def parse_time(text: str) -> int:
     if match is None:
         raise OptionError(f"'{text}' is not a time: write seconds (90.5) or H:MM:SS (1:01:30.250).")
     hours, minutes, seconds, fraction = match.groups()
+    if (minutes and int(seconds) > 59) or (hours and int(minutes) > 59):
+        raise OptionError(f"'{text}' is not a time: a minute has 60 seconds, and an hour 60 minutes.")
     whole = int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds)
     return whole * 1000 + int((fraction or "0").ljust(3, "0"))
 

@@ -40,12 +40,15 @@ def test_what_a_form_sends_as_text_is_understood() -> None:
         ("audio_track", "0"),
         ("beam_size", "99"),
         ("task", "sing"),
+        ("formats", ","),
+        ("start", "soon"),
+        ("end", "1:99"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_field(field: str, value: str) -> None:
     with pytest.raises(OptionError) as caught:
         JobInput.decode({"media": "a", field: value})
-    assert str(caught.value).startswith(field)
+    assert str(caught.value).startswith(f"{field} is '{value.rpartition('json,')[2]}': write ")
     assert "\n" not in str(caught.value)
 
 
