@@ -20,7 +20,7 @@ from workers.errors import MediaError, SourceUnavailable, StorageError
 from workers.settings import Settings
 
 CONNECT_SECONDS = 10.0  # a server that takes longer to accept is down
-READ_SECONDS = 30.0  # a server that is silent for longer hangs
+READ_SECONDS = 15.0  # a server that is silent for longer hangs; with the plan's retries a minute goes by
 BLOCK_BYTES = 1 << 20
 KEPT_DAYS = 3  # downloads nobody used for so long are removed at the next one
 
@@ -67,15 +67,56 @@ def open_source(
     Raises MediaError where the media does not exist or is not ours to read, SourceUnavailable where its
     server does not answer, StorageError where the disk is full.
     """
-    scheme = urlsplit(media).scheme.lower() if "://" in media else ""
+    ask = _asking(media, settings)
+    if ask is not None:
+        return _downloaded(media, ask, cache, wanted, identity)
+    path = _local_path(media)
+    return Source(path, identity or identity_of(path, wanted), path.name)
+
+
+def is_remote(media: str) -> bool:
+    """Whether the media has to be downloaded.
+
+    Raises MediaError where `media` is an address of no kind that this program knows.
+    """
+    return _scheme(media) not in ("", "file")
+
+
+def check_remote(media: str, settings: Settings) -> None:
+    """Ask the server of an address for the media, and download nothing.
+
+    Raises what `open_source` would raise before the first byte.
+    """
+    ask = _asking(media, settings)
+    if ask is not None:
+        with ask(None, None, 0):
+            return
+
+
+def _asking(media: str, settings: Settings) -> Ask | None:
+    """How to ask for the media; None where it is a file of this machine."""
+    scheme = _scheme(media)
     if scheme in ("", "file"):
-        path = _local_path(media)
-        return Source(path, identity or identity_of(path, wanted), path.name)
-    if scheme in ("http", "https"):
-        return _downloaded(media, _http(media), cache, wanted, identity)
-    if scheme == "s3":
-        return _downloaded(media, _s3(media, settings), cache, wanted, identity)
-    raise MediaError(f"'{_shown(media)}' is no address of media: give a path, file://, http(s):// or s3://bucket/key.")
+        return None
+    return _s3(media, settings) if scheme == "s3" else _http(media)
+
+
+def _scheme(media: str) -> str:
+    if "://" not in media:
+        return ""
+    try:
+        parts = urlsplit(media)
+        scheme = parts.scheme.lower()
+        whole = scheme == "file" or bool(parts.hostname)
+    except ValueError as error:
+        raise MediaError(f"'{media.partition('?')[0]}' is no address ({error}): check it.") from error
+    if scheme not in ("file", "http", "https", "s3"):
+        raise MediaError(
+            f"'{_shown(media)}' is no address of media: give a path, file://, http(s):// or s3://BUCKET/KEY."
+        )
+    if not whole:
+        raise MediaError(f"'{_shown(media)}' names no server: check the address.")
+    return scheme
 
 
 def identity_of(path: Path, wanted: Callable[[], None] = lambda: None) -> str:
@@ -102,7 +143,9 @@ def _local_path(media: str) -> Path:
             raise MediaError(f"'{path}' does not exist on this machine: check the path.")
         if path.is_dir():
             raise MediaError(f"'{path}' is a folder: name the media files in it.")
-        if path.is_file() and path.stat().st_size == 0:
+        if not path.is_file():
+            raise MediaError(f"'{path}' is no file but a device or a pipe: save the recording to a file first.")
+        if path.stat().st_size == 0:
             raise MediaError(f"'{path}' is empty: copy or record it again.")
         with path.open("rb"):
             pass
@@ -209,10 +252,11 @@ def _http(url: str) -> Ask:
                 f"The server of '{shown}' does not answer: try again later or download the file yourself."
             ) from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise MediaError(f"'{shown}' is no address that can be asked: {error}.") from error
+            raise MediaError(f"'{shown}' is no address that can be asked ({error}): check it.") from error
         except httpx.TransportError as error:
             raise SourceUnavailable(
-                f"The server of '{shown}' cannot be reached or broke off ({error}): check the address, then try again."
+                f"The server of '{shown}' cannot be reached or broke off ({error}): check the address and the network, "
+                "then try again."
             ) from error
         except httpx.HTTPError as error:
             raise MediaError(f"'{shown}' cannot be downloaded: {error}.") from error
@@ -246,19 +290,20 @@ def _s3(address: str, settings: Settings) -> Ask:
         from botocore import exceptions
         from botocore.config import Config
 
-        config = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries={"max_attempts": 2})
+        config = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries={"total_max_attempts": 2})
         conditions = {"IfMatch": begun, "Range": f"bytes={offset}-"} if begun else {}
         if have and not begun:
             conditions = {"IfNoneMatch": have}
         try:
             client = boto3.session.Session().client("s3", endpoint_url=settings.s3_endpoint, config=config)
             response = client.get_object(Bucket=bucket, Key=key, **conditions)
-            yield Answer(
-                unchanged=False,
-                resumed=bool(begun),
-                validator=response["ETag"],
-                blocks=response["Body"].iter_chunks(BLOCK_BYTES // 16),
-            )
+            with contextlib.closing(response["Body"]) as body:
+                yield Answer(
+                    unchanged=False,
+                    resumed=bool(begun),
+                    validator=response["ETag"],
+                    blocks=body.iter_chunks(BLOCK_BYTES // 16),
+                )
         except exceptions.ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 304:
                 yield Answer(unchanged=True, resumed=False, validator=have, blocks=iter(()))
@@ -269,8 +314,13 @@ def _s3(address: str, settings: Settings) -> Ask:
                 f"'{address}' may not be read: there are no S3 credentials on this machine; set AWS_ACCESS_KEY_ID "
                 "and AWS_SECRET_ACCESS_KEY or write ~/.aws/credentials."
             ) from error
+        except (exceptions.ParamValidationError, exceptions.ProfileNotFound) as error:
+            raise MediaError(f"'{address}' cannot be asked for: {' '.join(str(error).split())}.") from error
         except (exceptions.BotoCoreError, exceptions.HTTPClientError) as error:
-            raise SourceUnavailable(f"The S3 service of '{address}' does not answer ({error}): try again.") from error
+            raise SourceUnavailable(
+                f"The S3 service of '{address}' does not answer ({error}): check WHISPERFLEET_S3_ENDPOINT "
+                "and the network, then try again."
+            ) from error
 
     return ask
 
