@@ -10,6 +10,7 @@ from workers.context import Context
 from workers.errors import MediaError, OptionError
 from workers.media import MediaInfo, Samples, as_float, count_duration, decode_excerpt, probe
 from workers.messages import JobInput, JobKeys, JobPlan, LanguageVote, PlanMediaOutput, job_key
+from workers.recognizers.options import check_options
 from workers.sources import Source, open_source
 from workers.spans import SAMPLE_RATE, Span, clock
 from workers.storage import Storage
@@ -18,6 +19,8 @@ from workers.voice import speech_regions, voiced_ms
 LANGUAGE_SAMPLES = 5  # so that one song, quotation or jingle is outvoted
 SAMPLE_MS = 30_000  # Whisper decides a language on one window of 30 s
 TRIES = 3  # places looked at for each sample before it is given up
+FLAC_BYTES_A_MS = 22  # of 32 as plain samples: speech with music under it, lively
+BASE_BYTES = 8 << 20
 VOICED_MS = 3_000  # about two phrases; on less the model guesses
 
 
@@ -29,10 +32,11 @@ def plan_media(job: JobInput, context: Context) -> PlanMediaOutput:
     SourceUnavailable where the media's server does not answer.
     """
     began = time.monotonic()
+    check_options(job.recognize_options())  # a job may come from a form, which checks nothing
     source = open_source(job.media, context.settings, context.media_cache, context.check_wanted)
     duration_ms, span = look_into(job, source)
     storage = context.open_storage(job.storage or context.settings.storage)
-    storage.check_writable()
+    storage.check_writable(needed_bytes(span))
     workers = max(1, context.live_workers())
     keys = JobKeys(job_key(source.identity, job))
     plan = _earlier(storage, keys, job, source) or JobPlan(
@@ -57,10 +61,15 @@ def plan_media(job: JobInput, context: Context) -> PlanMediaOutput:
 def look_into(job: JobInput, source: Source) -> tuple[int, Span]:
     """Length in ms of the media as its container tells it, and the span that is wanted of it.
 
-    Raises MediaError where there is no such track or nothing to hear, OptionError where --start and --end do not fit.
+    Raises MediaError where there is no such track or nothing to hear, OptionError where start and end do not fit.
     """
     duration_ms = _duration(probe(source.path), source, job.audio_track - 1)
     return duration_ms, _wanted_span(job, duration_ms)
+
+
+def needed_bytes(span: Span) -> int:
+    """Room in storage for a job: its chunks as FLAC, and some for results."""
+    return BASE_BYTES + FLAC_BYTES_A_MS * span.duration_ms
 
 
 def _duration(info: MediaInfo, source: Source, track: int) -> int:
@@ -80,10 +89,11 @@ def _duration(info: MediaInfo, source: Source, track: int) -> int:
 def _wanted_span(job: JobInput, duration_ms: int) -> Span:
     start_ms, end_ms = job.start_ms, job.end_ms
     if end_ms is not None and start_ms >= end_ms:
-        raise OptionError(f"--start {clock(start_ms)} is not before --end {clock(end_ms)}: exchange or change them.")
+        raise OptionError(f"--start ({clock(start_ms)}) is not before --end ({clock(end_ms)}): change one of them.")
     if start_ms >= duration_ms:
         raise OptionError(
-            f"--start {clock(start_ms)} lies behind the end of the media, which is {clock(duration_ms)} long."
+            f"--start ({clock(start_ms)}) lies behind the end of the media, which is {clock(duration_ms)} long: "
+            "take an earlier one."
         )
     return Span.of(start_ms, duration_ms if end_ms is None else min(end_ms, duration_ms))
 

@@ -90,9 +90,15 @@ class LocalStorage:
     def url(self, key: str) -> str:
         return self._path(key).as_uri()
 
-    def check_writable(self) -> None:
-        with self._translated("a probe"):
+    def check_writable(self, needed_bytes: int = 0) -> None:
+        with self._translated("a new file"):
             self._make_root()
+            free = shutil.disk_usage(self._folder).free
+            if free < needed_bytes:
+                raise StorageError(
+                    f"The storage folder {self._folder} has {free >> 20} MB left and this job takes about "
+                    f"{needed_bytes >> 20} MB: free some, or choose another by WHISPERFLEET_STORAGE."
+                )
             probe = self._folder / f".probe-{uuid.uuid4().hex}{_PART_SUFFIX}"
             try:
                 with probe.open("xb") as file:
@@ -187,14 +193,18 @@ class LocalStorage:
     def _refusal(self, what: str, error: OSError) -> WhisperfleetError:
         where = f"the storage folder {self._folder}"
         if error.errno in _FULL:
-            return StorageError(f"No space is left in {where}: free some, or choose another with --storage.")
+            return StorageError(f"No space is left in {where}: free some, or choose another by WHISPERFLEET_STORAGE.")
         if error.errno == errno.EROFS:
-            return StorageError(f"Cannot write to {where}, which is on a read-only file system: choose another.")
+            return StorageError(
+                f"Cannot write to {where}, which is on a read-only file system: choose another by WHISPERFLEET_STORAGE."
+            )
         if isinstance(error, PermissionError):
             return StorageError(f"No permission for '{what}' in {where}: change its rights, or choose another folder.")
         if error.errno in _PASSING:
             return StorageUnavailable(f"Could not reach '{what}' in {where}: {error.strerror}.")
-        return StorageError(f"Cannot use '{what}' in {where}: {error.strerror or error}.")
+        return StorageError(
+            f"Cannot use {what} in {where} ({error.strerror or error}): choose another by WHISPERFLEET_STORAGE."
+        )
 
     def _not_here(self) -> StorageError:
         return StorageError(

@@ -53,8 +53,11 @@ class Storage(Protocol):
         """The object's address for people and other programs: file:///… or s3://bucket/…"""
         ...
 
-    def check_writable(self) -> None:
-        """Write and remove a probe, so that what is missing is known before the work and not after it."""
+    def check_writable(self, needed_bytes: int = 0) -> None:
+        """Write and remove a probe, so that what is missing is known before the work and not after it.
+
+        Where the place can tell how much room is left, that must be `needed_bytes`.
+        """
         ...
 
 

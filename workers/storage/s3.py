@@ -131,7 +131,7 @@ class S3Storage:
     def url(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._name(key)}"
 
-    def check_writable(self) -> None:
+    def check_writable(self, needed_bytes: int = 0) -> None:
         probe = f"probe-{uuid.uuid4().hex}"
         self.put_bytes(probe, b"whisperfleet")
         self.delete(probe)
