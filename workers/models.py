@@ -1,6 +1,7 @@
 """Which models there are, and where a model's files are on this machine."""
 
 import difflib
+import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,6 +102,27 @@ def locate(model: str, engine: str) -> Path | str:
         return Path(model).expanduser()
     here = _cached(_repository(model))
     return here if here is not None else fetch(model, log.info)
+
+
+def bring(model: str, engine: str, report: Callable[[str], None]) -> None:
+    """See that engine and model are on this machine, and download the model if it is not.
+
+    Raises ModelError where the engine is not installed, or the model is not here and the hub is out of reach.
+    What openai-whisper loads by name it downloads itself when it loads it.
+    """
+    check_name(model, engine)
+    if engine == "openai-whisper":
+        if importlib.util.find_spec("whisper") is None:
+            raise no_openai()
+    elif model != DEMO and not _is_path(model) and _cached(_repository(model)) is None:
+        fetch(model, report)
+
+
+def no_openai() -> ModelError:
+    """What to say where openai-whisper is asked for and not installed."""
+    return ModelError(
+        'The engine openai-whisper is not installed here: pip install "whisperfleet[openai]", or leave --engine out.'
+    )
 
 
 def fetch(model: str, report: Callable[[str], None]) -> Path:

@@ -1,19 +1,19 @@
 """One `transcribe` command: check everything that can be checked, then run its jobs to their end."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from workers.recognizers.options import check_options
-
 from workers import models
-from workers.errors import MediaError, WhisperfleetError
+from workers.errors import OptionError, ServerError, WhisperfleetError
 from workers.messages import JobInput
+from workers.recognizers.options import check_options
 from workers.settings import Settings, server_address
-from workers.sources import identity_of, open_source
-from workers.stages.plan import look_into
+from workers.sources import check_remote, identity_of, is_remote, open_source
+from workers.stages.plan import look_into, needed_bytes
 from workers.storage import Storage, open_storage
 from workflows import outputs
 from workflows.display import Display
@@ -55,6 +55,8 @@ def run(wish: Wish, settings: Settings, display: Display) -> int:
     if not requests:
         return code
     first = requests[0].job
+    if _works_here(wish, settings):  # a worker would fetch it too, but with nobody watching
+        models.bring(first.model, first.engine, display.note)
     workers = WorkerWish(first.engine, first.model, wish.processes, wish.threads, wish.device)
     with interruptible(), session(settings, workers, display) as running:
         jobs = [_begin(running, request, wish, settings, display) for request in requests]
@@ -68,7 +70,7 @@ def prepare(wish: Wish, settings: Settings, display: Display) -> tuple[list[Requ
     Returns what passed them, and the exit code so far.
     """
     given = {**dict(wish.options), "storage": settings.storage}
-    jobs = [JobInput.decode({**given, "media": media}) for media in wish.media]
+    jobs = [_decoded({**given, "media": media}) for media in wish.media]
     check_options(jobs[0].recognize_options())
     models.check_name(jobs[0].model, jobs[0].engine)
     outputs.check_folder(wish.output_dir)
@@ -80,22 +82,44 @@ def prepare(wish: Wish, settings: Settings, display: Display) -> tuple[list[Requ
     requests, code = [], 0
     for job, stem in zip(jobs, stems, strict=True):
         try:
-            requests.append(Request(_placed(_checked(job, settings), storage, settings), _name(job.media), stem))
+            checked = _checked(job, storage, settings, ask=_works_here(wish, settings))
+            requests.append(Request(_placed(checked, storage, settings), _name(job.media), stem))
         except WhisperfleetError as error:
             display.failed(_name(job.media), error)
             code = code or error.exit_code
     return requests, code
 
 
-def _checked(job: JobInput, settings: Settings) -> JobInput:
-    """The job with a media that the workers of this machine find; local files are looked into at once."""
+def _decoded(given: Mapping[str, object]) -> JobInput:
+    """The job. A refusal begins with the name of a field, which is an option on the command line."""
+    try:
+        return JobInput.decode(given)
+    except OptionError as error:
+        field, _, rest = str(error).partition(" ")
+        option = "MEDIA" if field == "media" else f"--{field.replace('_', '-')}"
+        raise OptionError(f"{option} {rest}") from None
+
+
+def _works_here(wish: Wish, settings: Settings) -> bool:
+    """Whether this command's own workers do the work: then what this machine lacks is known before it begins."""
+    return settings.server is None or wish.processes is not None
+
+
+def _checked(job: JobInput, storage: Storage, settings: Settings, ask: bool) -> JobInput:
+    """The job with a media that the workers of this machine find.
+
+    Local files are looked into at once; with `ask`, the server of an address is asked for it.
+    """
     if job.media == models.DEMO and not Path(models.DEMO).exists():
-        return job.model_copy(update={"media": str(models.demo_recording())})
-    _ = job.start_ms, job.end_ms  # raises for a time that is none, before a server is started
-    if urlsplit(job.media).scheme in ("http", "https", "s3"):
+        job = job.model_copy(update={"media": str(models.demo_recording())})
+    if is_remote(job.media):
+        if ask:
+            check_remote(job.media, settings)
         return job
     source = open_source(job.media, settings, settings.home / "media", identity="not asked for")
-    look_into(job, source)
+    _, span = look_into(job, source)
+    if ask:
+        storage.check_writable(needed_bytes(span))
     return job.model_copy(update={"media": str(source.path)})
 
 
@@ -148,7 +172,10 @@ def delivered(
     output = workflow.get("output")
     files = output.get("files") if isinstance(output, dict) else None
     if not files:
-        raise MediaError("The job ended without files: this server's workflow definition is another version's.")
+        raise ServerError(
+            "The job ended without files, so this server has the definitions of another version: "
+            "run `whisperfleet workflows register`."
+        )
     storage = open_storage(str(plan["storage"]), settings)
     return outputs.deliver(storage, str(plan["job"]), tuple(files), folder, stem)
 
@@ -157,4 +184,8 @@ def _name(media: str) -> str:
     """File name of a path or address."""
     if media == models.DEMO:
         return models.demo_recording().name
-    return Path(urlsplit(media).path if "://" in media else media).name or media
+    if "://" not in media:
+        return Path(media).name or media
+    with contextlib.suppress(ValueError):  # an address that is none keeps its text, and is refused later
+        return Path(urlsplit(media).path).name or media
+    return media

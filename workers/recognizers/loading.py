@@ -5,6 +5,7 @@ import os
 import time
 from pathlib import Path
 from typing import cast, get_args
+from urllib.error import URLError
 
 import numpy as np
 
@@ -43,6 +44,11 @@ def load(
         recognizer = _load(engine, model, found, device, device_index, threads, compute_type)
     except WhisperfleetError:
         raise
+    except URLError as error:  # only openai-whisper downloads while it loads
+        raise ModelError(
+            f"The model {model} of openai-whisper is not on this machine and cannot be downloaded ({error.reason}): "
+            f"bring {model}.pt from a machine with internet (it lies there in ~/.cache/whisper) and give it to --model."
+        ) from error
     except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
         raise ModelError(f"The model {model} cannot be loaded for {engine}: {' '.join(str(error).split())}.") from error
     loaded = time.monotonic()

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from workers.errors import EngineError, ModelError, OptionError, WhisperfleetError
+from workers.errors import EngineError, OptionError, WhisperfleetError
 from workers.messages import RecognizeOptions
+from workers.models import no_openai
 from workers.recognizers import Audio, DecodeSettings, Recognition
 from workers.recognizers.memory import is_out_of_memory
 from workers.recognizers.tidy import Heard, HeardWord, tidy
@@ -31,10 +32,7 @@ class OpenAIWhisper:
             import torch
             import whisper
         except ImportError as error:
-            raise ModelError(
-                'The engine openai-whisper is not installed here: pip install "whisperfleet[openai]", '
-                "or leave --engine out."
-            ) from error
+            raise no_openai() from error
         self.model = model
         self._torch = torch
         if threads:
