@@ -104,6 +104,12 @@ def locate(model: str, engine: str) -> Path | str:
     return here if here is not None else fetch(model, log.info)
 
 
+def check_anywhere(model: str, engine: str) -> None:
+    """As `check_name`, but a folder or file may be on another machine than this one."""
+    if not _is_path(model):
+        check_name(model, engine)
+
+
 def bring(model: str, engine: str, report: Callable[[str], None]) -> None:
     """See that engine and model are on this machine, and download the model if it is not.
 

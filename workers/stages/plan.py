@@ -10,6 +10,7 @@ from workers.context import Context
 from workers.errors import MediaError, OptionError
 from workers.media import MediaInfo, Samples, as_float, count_duration, decode_excerpt, probe
 from workers.messages import JobInput, JobKeys, JobPlan, LanguageVote, PlanMediaOutput, job_key
+from workers.models import check_anywhere
 from workers.recognizers.options import check_options
 from workers.sources import Source, open_source
 from workers.spans import SAMPLE_RATE, Span, clock
@@ -33,6 +34,7 @@ def plan_media(job: JobInput, context: Context) -> PlanMediaOutput:
     """
     began = time.monotonic()
     check_options(job.recognize_options())  # a job may come from a form, which checks nothing
+    check_anywhere(job.model, job.engine)
     source = open_source(job.media, context.settings, context.media_cache, context.check_wanted)
     duration_ms, span = look_into(job, source)
     storage = context.open_storage(job.storage or context.settings.storage)

@@ -202,9 +202,7 @@ class LocalStorage:
             return StorageError(f"No permission for '{what}' in {where}: change its rights, or choose another folder.")
         if error.errno in _PASSING:
             return StorageUnavailable(f"Could not reach '{what}' in {where}: {error.strerror}.")
-        return StorageError(
-            f"Cannot use {what} in {where} ({error.strerror or error}): choose another by WHISPERFLEET_STORAGE."
-        )
+        return StorageError(f"Cannot use {where} ({error.strerror or error}): choose another by WHISPERFLEET_STORAGE.")
 
     def _not_here(self) -> StorageError:
         return StorageError(
