@@ -44,16 +44,16 @@ class Client:
 
     def check(self) -> None:
         """Raises ServerError in one sentence where no Conductor answers."""
+        address = self.server.removesuffix("/api")
+        advice = "correct --server, or leave it out to use the embedded one"
         try:
-            self._call("GET", "/metadata/taskdefs/plan_media", timeout_s=8)
+            found = self._call("GET", "/metadata/taskdefs", timeout_s=8)
         except ServerSilent as error:
-            raise ServerError(
-                f"No Conductor server answers at {self.server}: start it, correct --server, "
-                "or leave --server out to use the embedded one."
-            ) from error
+            raise ServerError(f"No Conductor server answers at {address}: start it, {advice}.") from error
         except ServerError as error:
-            if "(404)" not in str(error):  # a Conductor that does not know our tasks yet is one all the same
-                raise ServerError(f"What answers at {self.server} is no Conductor server: {error}") from error
+            raise ServerError(f"What answers at {address} is no Conductor server: {advice}.") from error
+        if found is not None and not isinstance(found, list):  # None: an empty list, a Conductor without tasks yet
+            raise ServerError(f"What answers at {address} is no Conductor server: {advice}.")
 
     def register(self, force: bool = False) -> tuple[str, ...]:
         """Put the task and workflow definitions on the server; returns the names that were put.
