@@ -6,6 +6,7 @@ made, not before: `--help` and plain output do not pay for it.
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -261,7 +262,8 @@ def summary_lines(view: JobView, files: Mapping[str, str]) -> list[str]:
 
 def failure_line(media: str, sentence: str) -> str:
     """The sentence, after the name of the file it is about where it does not begin with it."""
-    return sentence if not media or sentence.startswith(media) else f"{media}: {sentence}"
+    named = not media or sentence.startswith(media) or re.match(rf"'[^']*{re.escape(media)}' ", sentence)
+    return sentence if named else f"{media}: {sentence}"
 
 
 def text_line(segment: Segment) -> str:
