@@ -89,7 +89,7 @@ class JobInput(Message):
     chunk_seconds: Literal["auto"] | int = Field(default="auto", description="auto, or a number from 5 to 3600")
     start: str | None = Field(default=None, description=_TIME)
     end: str | None = Field(default=None, description=_TIME)
-    audio_track: int = Field(default=1, ge=1, description="1 for the first audio track, 2 for the second, …")
+    audio_track: int = Field(default=1, ge=1, description="1 for the first audio track, 2 for the second")
     prompt: str | None = Field(default=None, description="text in the style and spelling that is wanted")
     hotwords: str | None = Field(default=None, description="names and terms to expect")
     beam_size: int = Field(default=5, ge=1, le=20, description="a number from 1 to 20")

@@ -261,8 +261,8 @@ def summary_lines(view: JobView, files: Mapping[str, str]) -> list[str]:
 
 
 def failure_line(media: str, sentence: str) -> str:
-    """The sentence, after the name of the file it is about where it does not begin with it."""
-    named = not media or sentence.startswith(media) or re.match(rf"'[^']*{re.escape(media)}' ", sentence)
+    """The sentence, after the name of the file it is about where it does not tell it."""
+    named = not media or sentence.startswith(media) or re.search(rf"'[^']*{re.escape(media)}'", sentence)
     return sentence if named else f"{media}: {sentence}"
 
 

@@ -8,7 +8,7 @@ from workers.errors import JobCancelled, JobError, NoWorkerError, WhisperfleetEr
 from workers.storage import Storage
 from workers.tasks import ServerSilent
 from workflows.client import Client
-from workflows.display import Display
+from workflows.display import Display, failure_line
 from workflows.follow import Follower
 from workflows.progress import JobView, from_workflow, stuck_tasks
 
@@ -107,7 +107,7 @@ def _end(job: Watched, workflow: Mapping[str, object], display: Display) -> None
     if job.view.stage == "done":
         output = workflow.get("output")
         for warning in (output.get("warnings") if isinstance(output, dict) else None) or ():
-            display.warn(f"{job.name}: {warning}")
+            display.warn(failure_line(job.name, str(warning)))
         try:
             files = job.on_done(job.view, workflow)
         except WhisperfleetError as error:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.conftest import S3, Conductor
-from tests.support.bad_media import good_text, hanging_server, make_media, mounted, web_server
+from tests.support.bad_media import good_text, hanging_server, hide_whisper, make_media, mounted, web_server
 from tests.support.command import Ran, background, transcript, whisperfleet
 from tests.support.scoring import word_error_rate
 
@@ -41,7 +41,12 @@ MEDIA = (
     Case("empty file", "{media}/empty.mp3", 3, f"'.*/empty.mp3' is empty: {NO_COPY}."),
     Case("text named .mp4", "{media}/text.mp4", 3, "'text.mp4' is no audio or video that ffmpeg can read: check .*"),
     Case("mp4 without its end", "{media}/no-index.mp4", 3, f"'no-index.mp4' is cut off .*moov.* {NO_COPY}."),
-    Case("video without audio", "{media}/video.mp4", 3, "'video.mp4' has no sound: it holds only video."),
+    Case(
+        "video without audio",
+        "{media}/video.mp4",
+        3,
+        "'video.mp4' has no sound: it holds only video; give a recording with an audio track.",
+    ),
     Case("pipe", "{media}/pipe.wav", 3, "'.*/pipe.wav' is no file but a device or a pipe: save .*"),
     Case(
         "track that does not exist",
@@ -56,13 +61,13 @@ ADDRESSES = (
         "URL refused",
         "http://127.0.0.1:9/a.mp3",
         3,
-        "a.mp3: The server of '.*/a.mp3' cannot be reached .*refused.*try .*",
+        "The server of '.*/a.mp3' cannot be reached .*refused.*try .*",
     ),
     Case(
         "URL hanging",
         "{hanging}/a.mp3",
         3,
-        "a.mp3: The server of '.*/a.mp3' does not answer: try again later or download .*",
+        "The server of '.*/a.mp3' does not answer: try again later or download .*",
     ),
     Case("address that is none", "http://[::1/a.mp3", 3, r"'http://\[::1/a.mp3' is no address .*: check it."),
     Case("address of another kind", "ftp://host/a.mp3", 3, "'ftp://host/a.mp3' is no address of media: give .*"),
@@ -101,6 +106,13 @@ OPTIONS = (
     ),
     Case(
         "unknown format", "{media}/good.flac --formats srt,doc", 2, "Error: --formats is 'doc': write some of json, .*"
+    ),
+    Case(
+        "engine that is not installed",
+        "{media}/good.flac --engine openai-whisper --model tiny",
+        6,
+        "Error: The engine openai-whisper is not installed here: pip install .*, or leave --engine out.",
+        {"PYTHONPATH": "{bare}"},
     ),
     Case("no format", "{media}/good.flac --formats ,", 2, "Error: --formats is ',': write some of json, .*"),
     Case("unknown engine", "{media}/good.flac --engine siri", 2, "Error: --engine is 'siri': write faster-whisper, .*"),
@@ -226,6 +238,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         disks = {"tiny": ("size=1m",), "small": ("size=4m",), "frozen": ("ro",)}
         yield {
             "media": str(media),
+            "bare": str(hide_whisper(folder / "bare")),
             "web": stack.enter_context(web_server(media)),
             "hanging": stack.enter_context(hanging_server()),
             **{
@@ -343,7 +356,7 @@ def test_a_silent_recording_is_no_error(places: dict[str, str], conductor: Condu
         *("--processes", 1, "-o", tmp_path / "out"),
     )
     assert ran.returncode == 0, ran.stderr
-    assert len(re.findall("^Warning: silent.wav: .*speech", ran.stderr, re.MULTILINE)) == 1, ran.stderr
+    assert len(re.findall("^Warning: No speech was found in 'silent.wav': ", ran.stderr, re.MULTILINE)) == 1, ran.stderr
     found = transcript(tmp_path / "out", "silent")
     assert (found.segments, found.gaps, found.duration_ms) == ((), (), 20_000)
     assert (tmp_path / "out" / "silent.srt").read_text().strip() == ""

@@ -54,6 +54,13 @@ def _cut(whole: Path, part: Path) -> None:
     part.write_bytes(content[: int(len(content) * BROKEN_SHARE)])
 
 
+def hide_whisper(folder: Path) -> Path:
+    """A folder that, on PYTHONPATH, makes Python see no openai-whisper, installed or not."""
+    folder.mkdir(parents=True)
+    (folder / "sitecustomize.py").write_text("import sys\nsys.modules['whisper'] = None\n")
+    return folder
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Tests print what they want to."""

@@ -77,7 +77,8 @@ def needed_bytes(span: Span) -> int:
 def _duration(info: MediaInfo, source: Source, track: int) -> int:
     """Length in ms of the media as heard on audio track `track` (0 is the first)."""
     if not info.audio_tracks:
-        raise MediaError(f"'{source.name}' has no sound: it holds {'only video' if info.has_video else 'no audio'}.")
+        held = "only video" if info.has_video else "no audio"
+        raise MediaError(f"'{source.name}' has no sound: it holds {held}; give a recording with an audio track.")
     if track >= info.audio_tracks:
         there = "only one audio track" if info.audio_tracks == 1 else f"{info.audio_tracks} audio tracks"
         raise MediaError(f"'{source.name}' has {there}, so there is no track {track + 1}: choose with --audio-track.")
