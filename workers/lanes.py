@@ -140,7 +140,7 @@ def _do_held(desk: Desk, held: Held) -> bool:
     except Exception as error:
         # the engine or a library broke in a way nobody foresaw: this task alone fails, and may be tried again
         failure = EngineError(
-            f"{task.reference} broke ({type(error).__name__}: {error}); the log of {desk.client.worker} has the details."
+            f"{task.reference} broke ({type(error).__name__}: {error}); the log of its worker has the details."
         )
         log.exception("%s broke", task.reference, extra={"action": "broke", **ids})
     else:

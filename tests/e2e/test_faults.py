@@ -104,7 +104,9 @@ def test_a_killed_command_leaves_nothing_and_the_next_one_goes_on(
     assert ran.returncode == 0, ran.stderr
     assert "going on with job" in ran.stderr
     assert content(tmp_path, recorded.path.stem) == undisturbed
-    assert sum(chunk.reused or chunk.attempts > 0 for chunk in transcript(tmp_path, recorded.path.stem).provenance.chunks)
+    assert sum(
+        chunk.reused or chunk.attempts > 0 for chunk in transcript(tmp_path, recorded.path.stem).provenance.chunks
+    )
     assert done >= 1
 
 

@@ -8,10 +8,7 @@ from workers.errors import OptionError
 from workers.messages import DEFAULT_FORMATS, JobInput, StitchTranscriptInput, job_key
 from workers.transcript import Segment, Word
 
-UI_FIELDS = (
-    "model language task engine formats chunk_seconds start end audio_track prompt hotwords beam_size batch_size "
-    "word_timestamps allow_gaps storage"
-).split()
+UI_FIELDS = [name for name in JobInput.model_fields if name != "media"]
 
 
 def test_empty_strings_of_the_form_read_as_the_defaults() -> None:
@@ -65,7 +62,14 @@ def test_the_key_ignores_what_changes_no_word() -> None:
 
 @given(
     st.sampled_from(
-        [{"model": "tiny"}, {"language": "de"}, {"start": "1"}, {"beam_size": 1}, {"chunk_seconds": 60}, {"prompt": "x"}]
+        [
+            {"model": "tiny"},
+            {"language": "de"},
+            {"start": "1"},
+            {"beam_size": 1},
+            {"chunk_seconds": 60},
+            {"prompt": "x"},
+        ]
     )
 )
 def test_the_key_changes_with_what_changes_a_word(change: dict[str, object]) -> None:
@@ -78,7 +82,11 @@ def test_lost_chunks_are_told_from_done_ones() -> None:
         {
             "storage": "s",
             "job": "j",
-            "chunks": {"chunk_0": {"key": "k"}, "chunk_12": {"error": "ModelError", "reason": "no model"}, "chunk_3": {}},
+            "chunks": {
+                "chunk_0": {"key": "k"},
+                "chunk_12": {"error": "ModelError", "reason": "no model"},
+                "chunk_3": {},
+            },
             "split": {"duration_ms": 1, "chunks": 3, "seconds": 0.1},
             "stage_seconds": {"plan": 1.0, "language": None},
             "formats": None,
