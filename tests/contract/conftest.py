@@ -16,9 +16,12 @@ def settings_with(home: Path, s3_endpoint: str | None = None) -> Settings:
     return Settings(home=home, server=None, storage="", s3_endpoint=s3_endpoint, ui=None, server_jar=None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _credentials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Made-up credentials, and nobody's own profile: a test must not reach a real account."""
+    """Made-up credentials, and nobody's own profile: a test must not reach a real account.
+
+    For one module, not the session: other tests are about having no credentials at all.
+    """
     absent = str(tmp_path_factory.mktemp("aws") / "none")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
@@ -32,7 +35,7 @@ def _credentials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def s3_endpoint(_credentials: None) -> Iterator[str]:
     """Address of an S3 service with the bucket BUCKET."""
     import boto3
