@@ -86,6 +86,13 @@ def plan_slots(spec: PoolSpec, gpus: int, cores: int, host: str, pid: int) -> li
     ]
 
 
+def check_device(device: str) -> None:
+    """Raises OptionError where this machine has no such device: told before a server is started."""
+    if device not in ("auto", "cpu"):
+        spec = PoolSpec(server="", kinds=("transcribe_chunk",), engine="", model="", device=device)
+        plan_slots(spec, _count_gpus(spec), cores=1, host="", pid=0)
+
+
 def _gpu_numbers(device: str, wanted: str, gpus: int) -> list[int]:
     if not wanted:
         return list(range(gpus))

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from workers import models
 from workers.errors import OptionError, ServerError, WhisperfleetError
 from workers.messages import JobInput
+from workers.pool import check_device
 from workers.recognizers.options import check_options
 from workers.settings import Settings, server_address
 from workers.sources import check_remote, identity_of, is_remote, open_source
@@ -55,7 +56,9 @@ def run(wish: Wish, settings: Settings, display: Display) -> int:
     if not requests:
         return code
     first = requests[0].job
-    if _works_here(wish, settings):  # a worker would fetch it too, but with nobody watching
+    if _works_here(wish, settings):
+        check_device(wish.device)
+        # a worker would fetch it too, but with nobody watching
         models.bring(first.model, first.engine, display.note)
     workers = WorkerWish(first.engine, first.model, wish.processes, wish.threads, wish.device)
     with interruptible(), session(settings, workers, display) as running:

@@ -131,6 +131,22 @@ def test_a_part_of_a_video_keeps_the_medias_times(
     assert all(f"] {segment.text}" in ran.stdout for segment in found.segments)
 
 
+def test_a_recording_of_two_languages_may_decide_for_each_chunk(
+    conductor: Conductor, studio: Studio, tmp_path: Path
+) -> None:
+    recorded = studio.bilingual(120)
+    common = ("transcribe", recorded.path, "--model", "demo", "--server", conductor.url, "--processes", 1)
+    ran = whisperfleet(*common, "--chunk-seconds", 60, "--language", "per-chunk", "-o", tmp_path / "each")
+    assert ran.returncode == 0, ran.stderr
+    found = transcript(tmp_path / "each", recorded.path.stem)
+    assert [chunk.language for chunk in found.provenance.chunks] == ["en", "es"]
+
+    assert whisperfleet(*common, "--chunk-seconds", 60, "-o", tmp_path / "one").returncode == 0
+    voted = transcript(tmp_path / "one", recorded.path.stem)
+    assert len({chunk.language for chunk in voted.provenance.chunks}) == 1
+    assert set(voted.provenance.language_votes) >= {"en", "es"}
+
+
 def test_a_post_with_the_media_alone_is_enough(
     conductor: Conductor, studio: Studio, tmp_path: Path, worker: Callable[..., None]
 ) -> None:
