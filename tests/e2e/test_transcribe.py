@@ -12,9 +12,11 @@ from tests.conftest import S3, Conductor, Studio
 from tests.support.command import content, transcript, whisperfleet
 from tests.support.scoring import density, errors_by_time, said_words, word_error_rate
 from tests.support.speech import Recorded, Script
+from workers import settings as environment
 from workers.messages import RecognizeOptions
 from workers.recognizers.loading import load
 from workers.stages.recognize import recognize
+from workers.storage import open_storage
 from workers.transcript import Transcript
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -165,7 +167,7 @@ def test_a_post_with_the_media_alone_is_enough(
 
 
 def test_media_and_objects_in_s3(
-    conductor: Conductor, studio: Studio, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+    conductor: Conductor, studio: Studio, tmp_path: Path, home: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A local file goes to the bucket first, and everything between is there and nowhere else."""
     recorded = studio.recording(Script(seconds=60, speakers=1, seed=3))
@@ -176,7 +178,9 @@ def test_media_and_objects_in_s3(
     )
     assert ran.returncode == 0, ran.stderr
     found = transcript(tmp_path / "out", recorded.path.stem)
-    assert found.provenance.media.startswith(f"{s3.address}/team/media/")
+    keys = list(open_storage(f"{s3.address}/team", environment.load()).keys(""))
+    assert [key.rsplit("/", 1)[1] for key in keys if key.startswith("media/")] == [recorded.path.name]
+    assert not list(home.glob("objects/**/*.*"))
     assert word_error_rate(recorded.text, found.text) < 0.2
     deleted = whisperfleet("jobs", "delete", ran.job_id(), "--server", conductor.url)
     assert deleted.returncode == 0, deleted.stderr
