@@ -32,6 +32,8 @@ from workers.transcript import Decode
 log = logging.getLogger(__name__)
 
 PLAIN = DecodeSettings()
+HOLD_SECONDS = 5.0  # 94 minutes are cut in about that; beyond, the worker is free for other jobs
+LOOK_SECONDS = 0.2
 
 
 def transcribe_chunk(task: TranscribeChunkInput, context: Context) -> TranscribeChunkOutput:
@@ -49,7 +51,7 @@ def transcribe_chunk(task: TranscribeChunkInput, context: Context) -> Transcribe
         done = ChunkResult.model_validate_json(storage.get_bytes(keys.result(task.index)))
         return _output(done, keys, reused=True, seconds={})
     plan = read_plan(storage, keys)
-    chunk = _read_chunk(storage, keys, task.index)
+    chunk = _await_chunk(storage, keys, task.index, context.check_wanted)
     if not chunk.core.duration_ms:
         return _store(storage, keys, ChunkResult(
             index=task.index, chunk=chunk, language=None, segments=(), decodes=(),
@@ -138,6 +140,22 @@ def read_flac(data: bytes, name: str) -> Audio:
             f"The audio of {name} is not mono at {SAMPLE_RATE} Hz: delete the job's objects and start anew."
         )
     return np.ascontiguousarray(samples, dtype=np.float32)
+
+
+def _await_chunk(storage: Storage, keys: JobKeys, index: int, wanted: Callable[[], None]) -> Chunk:
+    """The chunk's record, waited for a little.
+
+    Given back at once, a long early chunk would queue behind all the short late ones. The worker loses nothing by it, for no later chunk of the recording is cut any earlier.
+    """
+    give_up = time.monotonic() + HOLD_SECONDS
+    while True:
+        try:
+            return _read_chunk(storage, keys, index)
+        except ChunkNotReady:
+            if time.monotonic() >= give_up:
+                raise
+        wanted()
+        time.sleep(LOOK_SECONDS)
 
 
 def _read_chunk(storage: Storage, keys: JobKeys, index: int) -> Chunk:
