@@ -145,7 +145,8 @@ def read_flac(data: bytes, name: str) -> Audio:
 def _await_chunk(storage: Storage, keys: JobKeys, index: int, wanted: Callable[[], None]) -> Chunk:
     """The chunk's record, waited for a little.
 
-    Given back at once, a long early chunk would queue behind all the short late ones. The worker loses nothing by it, for no later chunk of the recording is cut any earlier.
+    Given back at once, a long early chunk would queue behind all the short late ones. The worker loses
+    nothing by it: no later chunk is cut earlier.
     """
     give_up = time.monotonic() + HOLD_SECONDS
     while True:
