@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -52,10 +52,17 @@ class Session:
         """Of the tasks that this command's own workers are at."""
         return self.pool.progress if self.pool is not None else {}
 
-    def run(self, jobs: list[Watched], display: Display, follow: bool) -> None:
-        """Watch the jobs to their end; whatever interrupts that cancels those that are not over."""
+    def run(self, beginning: Iterable[Watched], display: Display, follow: bool) -> list[Watched]:
+        """Begin the jobs one by one and watch them to their end.
+
+        Whatever interrupts that cancels those that are not over, also when not all had begun.
+        """
+        jobs: list[Watched] = []
         try:
+            for job in beginning:
+                jobs.append(job)  # one at a time: what has begun must be known when the next one fails to
             watch(self.client, jobs, display, follow, self.check, self.progress)
+            return jobs
         except (WhisperfleetError, KeyboardInterrupt) as error:
             reason = str(error) or "cancelled by its user"
             for job in jobs:

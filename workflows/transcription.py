@@ -62,8 +62,8 @@ def run(wish: Wish, settings: Settings, display: Display) -> int:
         models.bring(first.model, first.engine, display.note)
     workers = WorkerWish(first.engine, first.model, wish.processes, wish.threads, wish.device)
     with interruptible(), session(settings, workers, display) as running:
-        jobs = [_begin(running, request, wish, settings, display) for request in requests]
-        running.run(jobs, display, wish.follow)
+        beginning = (_begin(running, request, wish, settings, display) for request in requests)
+        jobs = running.run(beginning, display, wish.follow)
     return code or next((job.error.exit_code for job in jobs if job.error is not None), 0)
 
 
