@@ -10,18 +10,25 @@ import json
 from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from workers.errors import OptionError
 from workers.spans import Span, parse_time
-from workers.transcript import Decode, Segment
+from workers.transcript import Decode, Segment, Speaker, SpeakerTurn
 
 Engine = Literal["faster-whisper", "faster-whisper-sequential", "openai-whisper"]
-Format = Literal["json", "srt", "vtt", "txt", "tsv"]
+DiarizerName = Literal["ge2e", "pyannote", "onnx"]
+Format = Literal["json", "srt", "vtt", "txt", "tsv", "html", "rttm"]
 
 DEFAULT_MODEL = "turbo"
-DEFAULT_FORMATS: tuple[Format, ...] = ("json", "srt", "vtt", "txt", "tsv")
+DEFAULT_FORMATS: tuple[Format, ...] = ("json", "srt", "vtt", "txt", "tsv", "html")
+DEFAULT_DIARIZER: DiarizerName = "ge2e"
+SPEAKER_CHUNK_SECONDS = 300  # a window's margin is 3 % of that (and 30 % of 30 s), and an hour is still 12 tasks
+MOST_SPEAKERS = 100
 PER_CHUNK = "per-chunk"  # --language per-chunk: every chunk decides for itself
 _TIME = "seconds (90.5) or H:MM:SS (1:01:30.250)"
+_SOME = f"a number from 1 to {MOST_SPEAKERS}"
+_AUTOMATIC_NAME = "SPEAKER_"
 
 
 def _choice(names: tuple[str, ...]) -> str:
@@ -54,6 +61,8 @@ class Message(BaseModel):
             field = str(first["loc"][0]) if first["loc"] else "input"
             if first["type"] == "missing":
                 raise OptionError(f"{field} is missing: give it a value.") from None
+            if not first["loc"]:  # of two fields together: the validator's sentence names them
+                raise OptionError(f"{first['msg']}.") from None
             known = cls.model_fields.get(field)
             takes = known.description if known else None
             advice = f"write {takes}" if takes else first["msg"].removeprefix("Value error, ")
@@ -84,7 +93,7 @@ class JobInput(Message):
     task: Literal["transcribe", "translate"] = Field(default="transcribe", description="transcribe or translate")
     engine: Engine = Field(default="faster-whisper", description=_choice(get_args(Engine)))
     formats: tuple[Format, ...] = Field(
-        default=DEFAULT_FORMATS, min_length=1, description=f"some of {', '.join(DEFAULT_FORMATS)}"
+        default=DEFAULT_FORMATS, min_length=1, description=f"some of {', '.join(get_args(Format))}"
     )
     chunk_seconds: Literal["auto"] | int = Field(default="auto", description="auto, or a number from 5 to 3600")
     start: str | None = Field(default=None, description=_TIME)
@@ -97,6 +106,17 @@ class JobInput(Message):
     word_timestamps: bool = Field(default=True, description="true or false")
     allow_gaps: bool = Field(default=False, description="true or false")
     storage: str | None = Field(default=None, description="a folder or s3://bucket/prefix; else the worker's own")
+    diarize: bool = Field(default=True, description="true or false")
+    diarizer: DiarizerName = Field(default=DEFAULT_DIARIZER, description=_choice(get_args(DiarizerName)))
+    diarizer_model: str | None = Field(default=None, description="a folder, or for pyannote a name on the hub")
+    speakers: int | None = Field(default=None, ge=1, le=MOST_SPEAKERS, description=_SOME)
+    min_speakers: int | None = Field(default=None, ge=1, le=MOST_SPEAKERS, description=_SOME)
+    max_speakers: int | None = Field(default=None, ge=1, le=MOST_SPEAKERS, description=_SOME)
+    speaker_names: dict[str, str] = Field(default_factory=dict, description="NAME=CLIP, more of them after commas")
+    speaker_wait: Literal["auto"] | int = Field(default="auto", description="auto, or a number of seconds")
+    speaker_chunk_seconds: int = Field(
+        default=SPEAKER_CHUNK_SECONDS, ge=10, le=3600, description="a number from 10 to 3600"
+    )
 
     @field_validator("formats", mode="before")
     @classmethod
@@ -130,6 +150,39 @@ class JobInput(Message):
             raise ValueError("out of bounds")
         return value
 
+    @field_validator("speaker_wait")
+    @classmethod
+    def _bounded_wait(cls, value: Any) -> Any:
+        if value != "auto" and value < 0:
+            raise ValueError("out of bounds")
+        return value
+
+    @field_validator("speaker_names", mode="before")
+    @classmethod
+    def _named_clips(cls, value: Any) -> Any:
+        """ "Ann=ann.wav,Bob=bob.wav", the same as a list, or an object."""
+        if isinstance(value, dict):
+            pairs = [(str(name).strip(), str(clip).strip()) for name, clip in value.items()]
+        else:
+            texts = value.split(",") if isinstance(value, str) else value
+            parts = [text.partition("=") for text in texts if text.strip()]
+            pairs = [(name.strip(), clip.strip()) for name, _, clip in parts]
+        if any(not name or not clip or name.startswith(_AUTOMATIC_NAME) for name, clip in pairs):
+            raise ValueError("not NAME=CLIP")
+        if len({name for name, _ in pairs}) < len(pairs):
+            raise ValueError("a name twice")
+        return dict(pairs)
+
+    @model_validator(mode="after")
+    def _speakers_in_order(self) -> Self:
+        if self.min_speakers and self.max_speakers and self.min_speakers > self.max_speakers:
+            raise PydanticCustomError(
+                "min_over_max",
+                "min_speakers ({low}) is over max_speakers ({high}): change one of them",
+                {"low": self.min_speakers, "high": self.max_speakers},
+            )
+        return self
+
     @field_validator("language", mode="after")
     @classmethod
     def _lower_language(cls, value: str) -> str:
@@ -158,12 +211,17 @@ class JobInput(Message):
         )
 
 
+_OF_SPEAKERS = {name for name in JobInput.model_fields if name.startswith(("diarize", "speaker", "min_s", "max_s"))}
+"""Options that change who said something, and no word of what was said: another number of speakers finds
+the words done. Tasks read them from the speaker plan, never from the job's plan."""
+
+
 def job_key(media_identity: str, job: JobInput) -> str:
     """Content address of a job: what was heard, and all options that change a word or a cut.
 
     `media_identity` is a hash of the media's bytes, or what its server says of them.
     """
-    made_of = job.model_dump(mode="json", exclude={"media", "formats", "allow_gaps", "storage"})
+    made_of = job.model_dump(mode="json", exclude={"media", "formats", "allow_gaps", "storage", *_OF_SPEAKERS})
     made_of["media_identity"] = media_identity
     made_of["contract"] = 1  # raise when the same options come to mean another text
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
@@ -203,6 +261,25 @@ class JobKeys:
 
     def transcript(self, extension: str) -> str:
         return f"{self.prefix}transcript.{extension}"
+
+    @property
+    def speech(self) -> str:
+        """The speech map of the whole recording."""
+        return f"{self.prefix}speech.json"
+
+    def clip(self, identity: str) -> str:
+        """Reference clip of a speaker, by its content."""
+        return f"{self.prefix}clips/{identity}.flac"
+
+    def windows(self, voices: str, index: int) -> str:
+        """What a diarizer found in its chunk `index`; `voices` is the speaker plan's."""
+        return f"{self.prefix}voices/{voices}/{index:05d}.npz"
+
+    def speaker_plan(self, speakers: str) -> str:
+        return f"{self.prefix}speakers/{speakers}/plan.json"
+
+    def speaker_result(self, speakers: str) -> str:
+        return f"{self.prefix}speakers/{speakers}/result.json"
 
 
 class JobPlan(Message):
@@ -259,6 +336,63 @@ class ChunkResult(Message):
     seconds: dict[str, float]
 
 
+class SpeakerHints(Message):
+    """What is known of the number of speakers; `exactly` goes before the other two."""
+
+    exactly: int | None = None
+    at_least: int | None = None
+    at_most: int | None = None
+
+
+class SpeakerPlan(Message):
+    """Object `speakers/<key>/plan.json`: what all tasks of the diarization branch agree on.
+
+    Chunk m of `chunk_count` owns the windows that begin in the m-th `chunk_seconds` of the wanted span;
+    the last one owns all that are left.
+    """
+
+    diarizer: DiarizerName
+    model: str | None = None
+    chunk_seconds: int
+    chunk_count: int
+    hints: SpeakerHints = SpeakerHints()
+    clips: dict[str, str] = Field(default_factory=dict, description="name to the key of the reference clip's audio")
+
+    @property
+    def key(self) -> str:
+        """Content address of the result."""
+        return _digest(self.model_dump(mode="json"))
+
+    @property
+    def voices(self) -> str:
+        """Content address of the windows, which another hint or name does not change."""
+        return _digest(self.model_dump(mode="json", include={"diarizer", "model", "chunk_seconds", "chunk_count"}))
+
+
+def _digest(made_of: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class SpeechMap(Message):
+    """Object `speech.json`: where somebody speaks, from one pass over the whole recording, on the media's clock."""
+
+    regions: tuple[Span, ...] = ()
+
+
+class SpeakerResult(Message):
+    """Object `speakers/<key>/result.json`: who speaks when, on the media's clock.
+
+    Exclusive turns never overlap: of people who speak at once they name one, as a word needs.
+    """
+
+    turns: tuple[SpeakerTurn, ...] = ()
+    exclusive_turns: tuple[SpeakerTurn, ...] = ()
+    speakers: tuple[Speaker, ...] = ()
+    missing: tuple[Span, ...] = Field(default=(), description="parts whose windows were lost for good")
+    warnings: tuple[str, ...] = ()
+    diagnostics: dict[str, str | int | float | bool | list[float] | None] = Field(default_factory=dict)
+
+
 class PlanMediaOutput(Message):
     storage: str
     job: str
@@ -268,6 +402,11 @@ class PlanMediaOutput(Message):
     detect_language: bool = Field(description="false: given, decided by an earlier run, or per chunk")
     fork_tasks: tuple[dict[str, Any], ...]
     fork_inputs: dict[str, dict[str, Any]]
+    speakers: str | None = Field(default=None, description="key of the speaker plan; None: no diarization")
+    diarize: bool = False
+    await_speakers: bool = Field(default=False, description="the finished text waits for the speakers only so long")
+    speaker_tasks: tuple[dict[str, Any], ...] = ()
+    speaker_inputs: dict[str, dict[str, Any]] = Field(default_factory=dict)
     workers: int = Field(description="live recognizing workers that the chunk length was chosen for")
     started_at_ms: int | None = Field(default=None, description="when the job was asked for, epoch milliseconds")
     seconds: float
@@ -278,6 +417,10 @@ class JobRef(Message):
 
     storage: str
     job: str
+
+
+class SplitMediaInput(JobRef):
+    speakers: str | None = Field(default=None, description="key of the speaker plan, which needs the audio too")
 
 
 class DetectLanguageOutput(Message):
@@ -310,6 +453,68 @@ class TranscribeChunkOutput(Message):
     seconds: dict[str, float] = Field(description="wait, fetch, inference, store")
 
 
+class SpeakerRef(JobRef):
+    """Input of a task of the diarization branch."""
+
+    speakers: str = Field(description="key of the speaker plan")
+
+
+class DiarizeChunkInput(SpeakerRef):
+    index: int
+
+
+class DiarizeChunkOutput(Message):
+    index: int
+    key: str
+    sha256: str = Field(description="of the object's bytes")
+    spec: str = Field(description="hash of the diarizer's specification: chunks of two cannot be clustered together")
+    windows: int
+    worker: str
+    attempts: int
+    audio_ms: int
+    reused: bool = False
+    seconds: dict[str, float] = Field(description="fetch, diarize, store")
+
+
+class MapSpeechOutput(Message):
+    key: str
+    regions: int
+    speech_ms: int
+    reused: bool = False
+    seconds: dict[str, float] = Field(description="map_speech")
+
+
+class AwaitSpeakersInput(SpeakerRef):
+    speaker_wait: Literal["auto"] | int = "auto"
+
+
+class AwaitSpeakersOutput(Message):
+    given_up: int = Field(description="tasks of the diarization branch that were not waited for any longer")
+    waited_seconds: float
+
+
+class ClusterSpeakersInput(SpeakerRef):
+    allow_gaps: bool = False
+    chunks: dict[str, dict[str, Any]] = Field(description="the join's output: reference name to task output")
+
+    def failures(self) -> dict[str, "TaskFailure"]:
+        """Reference of each task that was lost for good (speech, voices_N), with what its last attempt said."""
+        return {
+            reference: TaskFailure.model_validate(output)
+            for reference, output in self.chunks.items()
+            if "key" not in output
+        }
+
+
+class ClusterSpeakersOutput(Message):
+    key: str
+    sha256: str
+    speakers: int
+    turns: int
+    warnings: tuple[str, ...] = ()
+    seconds: dict[str, float] = Field(description="cluster")
+
+
 class TaskFailure(Message):
     """Output of a failed task: its error's type and sentence."""
 
@@ -323,6 +528,9 @@ class StitchTranscriptInput(JobRef):
     allow_gaps: bool = False
     chunks: dict[str, dict[str, Any]] = Field(description="the join's output: reference name to task output")
     split: SplitMediaOutput
+    speakers: str | None = Field(default=None, description="key of the speaker plan; None: no diarization")
+    clustered: dict[str, Any] = Field(default_factory=dict, description="output of cluster_speakers, or its failure")
+    voices: dict[str, dict[str, Any]] = Field(default_factory=dict, description="the join of the diarization branch")
     stage_seconds: dict[str, float] = Field(default_factory=dict, description="stages that ran before, by name")
     started_at_ms: int | None = Field(default=None, description="workflow's start, epoch milliseconds")
 
@@ -353,6 +561,7 @@ class StitchTranscriptOutput(Message):
     chunks: int
     words: int
     gaps: int
+    speakers: int | None = Field(default=None, description="how many people speak; null where nobody knows")
     warnings: tuple[str, ...] = ()
     seconds: dict[str, float] = Field(description="by stage")
     rtfx: float = Field(description="audio seconds per wall second of the job")

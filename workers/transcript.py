@@ -10,7 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from workers.spans import Span
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
+
+NoSpeaker = Literal["off", "failed", "not diarized", "no turn near"]
+"""Why nobody is named: diarization was not asked for; it failed or was late; this part of the recording
+was lost to it; or it heard nobody speak near the word."""
 
 
 class Part(BaseModel):
@@ -23,6 +27,10 @@ class Word(Part):
     text: str = Field(description="as written, with its punctuation, without surrounding spaces")
     probability: float = Field(ge=0, le=1)
     speaker: str | None = None
+    speaker_confidence: float | None = Field(
+        default=None, ge=0, le=1, description="share of the word that the speaker's turns cover; null without a speaker"
+    )
+    no_speaker: NoSpeaker | None = Field(default=None, description="why speaker is null; null where there is one")
 
     @property
     def span(self) -> Span:
@@ -39,6 +47,7 @@ class Segment(Part):
     end_ms: int = Field(ge=0)
     text: str
     speaker: str | None = None
+    no_speaker: NoSpeaker | None = Field(default=None, description="why speaker is null; null where there is one")
     words: tuple[Word, ...] = ()
 
     @property
@@ -54,6 +63,30 @@ class Segment(Part):
                 "words": tuple(word.shifted(by_ms) for word in self.words),
             }
         )
+
+
+class SpeakerTurn(Part):
+    """A stretch in which one person speaks; another's turn may overlap it."""
+
+    start_ms: int = Field(ge=0)
+    end_ms: int = Field(ge=0)
+    speaker: str
+
+    @property
+    def span(self) -> Span:
+        return Span.of(self.start_ms, self.end_ms)
+
+
+class Speaker(Part):
+    """One person in the recording."""
+
+    name: str = Field(
+        description="as turns, segments and words have it: SPEAKER_00 by first appearance, or the given one"
+    )
+    spoken_ms: int = Field(ge=0, description="length of all turns together")
+    similarity: float | None = Field(
+        default=None, description="cosine of the voice to the reference clip that gave the name; null where none did"
+    )
 
 
 class Gap(Part):
@@ -102,15 +135,20 @@ class Provenance(Part):
     language_votes: dict[str, float] = Field(default_factory=dict, description="language to summed probability")
     chunks: tuple[ChunkRecord, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict, description="by stage: plan, language, split, inference …")
+    diarization: dict[str, str | int | float | bool | list[float] | None] = Field(
+        default_factory=dict, description="diarizer, version of its model, and how the number of speakers came about"
+    )
 
 
 class Transcript(Part):
     """What whisperfleet writes as STEM.json."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     duration_ms: int = Field(ge=0)
     language: str | None = Field(description="ISO 639-1 code; null where nothing was spoken")
     segments: tuple[Segment, ...] = ()
+    speakers: tuple[Speaker, ...] = Field(default=(), description="by first appearance; empty without diarization")
+    turns: tuple[SpeakerTurn, ...] = Field(default=(), description="who speaks when, by start; turns may overlap")
     gaps: tuple[Gap, ...] = ()
     warnings: tuple[str, ...] = ()
     provenance: Provenance
