@@ -64,8 +64,9 @@ class Script:
 
     turn: sentences a speaker says before another takes over, from..to; pause_s: seconds between
     sentences, from..to; long_gap: chance of 4 to 20 s of silence after a turn; noise_db: level of
-    white noise against full scale; voices: flite has four recorded voices (all English), espeak
-    is synthetic throughout.
+    white noise against full scale; level_db: of a speaker's loudest sample, from..to; voices: flite has
+    four recorded voices (all English), espeak is synthetic throughout, and distinct is flite's four and,
+    for a fifth and a sixth speaker, a man and a woman of espeak: no two of them alike.
     """
 
     seconds: float
@@ -76,7 +77,8 @@ class Script:
     pause_s: tuple[float, float] = (0.25, 1.2)
     long_gap: float = 0.04
     noise_db: float = -60.0
-    voices: Literal["any", "flite", "espeak"] = "any"
+    level_db: tuple[float, float] = (-7.0, -2.0)
+    voices: Literal["any", "flite", "espeak", "distinct"] = "any"
 
 
 def no_pause_script(seconds: float = 600, speakers: int = 3, seed: int = 8) -> Script:
@@ -154,7 +156,7 @@ class Line:
 def _perform(script: Script) -> tuple[Audio, tuple[Sentence, ...]]:
     cast_by, lines_by = random.Random(f"cast {script.seed}"), random.Random(f"lines {script.seed}")
     cast = _cast(cast_by, script)
-    gains = [10 ** cast_by.uniform(-0.35, -0.1) for _ in cast]
+    gains = [10 ** (cast_by.uniform(*script.level_db) / 20) for _ in cast]
     tape = np.zeros(round(script.seconds * SAMPLE_RATE), np.float32)
     said: list[Sentence] = []
     at = round(lines_by.uniform(0.2, 1.0) * SAMPLE_RATE)
@@ -237,9 +239,12 @@ ESPEAK_VARIANTS = [
 ]
 ESPEAK_BASES: dict[Language, tuple[str, ...]] = {"en": ("en-us", "en-us", "en-gb"), "es": ("es", "es-419")}
 FLITE_VOICES = ("rms", "slt", "awb", "kal16")
+ESPEAK_PAIR = (("en-us", 35), ("en-gb+f3", 60))  # a man and a woman, with their pitch
 
 
 def _cast(rng: random.Random, script: Script) -> list[Voice]:
+    if script.voices == "distinct":
+        return _distinct(rng, script)
     if script.voices == "flite" and (script.language != "en" or script.speakers > len(FLITE_VOICES)):
         raise ValueError(f"flite has {len(FLITE_VOICES)} voices, all English")
     cast: list[Voice] = []
@@ -248,6 +253,15 @@ def _cast(rng: random.Random, script: Script) -> list[Voice]:
         if all(voice.name != other.name for other in cast):
             cast.append(voice)
     return cast
+
+
+def _distinct(rng: random.Random, script: Script) -> list[Voice]:
+    if script.language != "en" or script.speakers > len(FLITE_VOICES) + len(ESPEAK_PAIR):
+        raise ValueError(f"there are {len(FLITE_VOICES) + len(ESPEAK_PAIR)} distinct voices, all English")
+    recorded = [Voice("flite", name, round(rng.uniform(0.9, 1.12), 2), 0) for name in FLITE_VOICES]
+    made_up = [Voice("espeak-ng", name, rng.randint(130, 175), pitch) for name, pitch in ESPEAK_PAIR]
+    few = rng.sample(recorded, min(script.speakers, len(recorded)))
+    return few + made_up[: script.speakers - len(few)]
 
 
 def _audition(rng: random.Random, script: Script) -> Voice:
