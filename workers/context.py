@@ -4,11 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.errors import WorkAborted
+from workers.diarizers import Diarizer
+from workers.errors import WhisperfleetError, WorkAborted
 from workers.messages import RecognizeOptions
 from workers.recognizers import Recognizer
 from workers.settings import Settings
 from workers.storage import Storage
+from workers.tasks import Sibling
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,9 @@ class Context:
     """Services of one task execution.
 
     attempt counts from 1. live_workers asks the server how many recognizing workers are alive.
-    recognizer returns the loaded engine, alone for the caller until the stage returns.
+    recognizer returns the loaded engine, alone for the caller until the stage returns; diarizer the one of
+    that name and model. siblings are the other tasks of the job, which give_up ends as failed.
+    waited_s: since the task was first scheduled, in seconds.
     aborted turns true when the task was cancelled or its lease lost: long work asks now and then.
     """
 
@@ -27,6 +31,11 @@ class Context:
     recognizer: Callable[[RecognizeOptions], Recognizer]
     live_workers: Callable[[], int]
     aborted: Callable[[], bool]
+    diarizer: Callable[[str, str | None], Diarizer]
+    live_diarizers: Callable[[], int]
+    siblings: Callable[[], tuple[Sibling, ...]]
+    give_up: Callable[[Sibling, WhisperfleetError], None]
+    waited_s: float = 0.0
 
     @property
     def media_cache(self) -> Path:

@@ -96,6 +96,14 @@ class ChunkNotReady(TransientError):
     callback_seconds: ClassVar[int] = 1
 
 
+class SpeakersPending(ChunkNotReady):
+    """The diarization branch is still at it: look again in `callback_seconds`."""
+
+
+class SpeakersLate(TerminalError):
+    """The finished text did not wait for the speakers any longer."""
+
+
 class EngineError(TransientError):
     """The recognition engine failed on this chunk."""
 

@@ -1,8 +1,8 @@
 """How a worker process takes work: lanes that poll, one keeper that keeps their leases.
 
-A process has a media lane (plan, split, stitch: processor work) and two recognizer lanes that
-share one engine seat, so that one fetches the next chunk while the other computes. The second
-lane polls only when the first is nearly done: a chunk held too early is a chunk that an idle
+A process has a media lane (plan, split, stitch: processor work), a diarizer lane, and two recognizer
+lanes that share one engine seat, so that one fetches the next chunk while the other computes. The second
+recognizer lane polls only when the first is nearly done: a chunk held too early is a chunk that an idle
 worker elsewhere could have had.
 """
 
@@ -13,13 +13,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from workers.context import Context
+from workers.diarizers import Diarizer
 from workers.errors import ChunkNotReady, EngineError, ServerError, TransientError, WhisperfleetError, WorkAborted
 from workers.messages import (
+    AwaitSpeakersInput,
+    ClusterSpeakersInput,
+    DiarizeChunkInput,
     JobInput,
     JobRef,
     Message,
     PlanMediaOutput,
     RecognizeOptions,
+    SpeakerRef,
+    SplitMediaInput,
     StitchTranscriptInput,
     TranscribeChunkInput,
 )
@@ -32,8 +38,15 @@ from workers.tasks import PolledTask, ServerSilent, TaskClient
 log = logging.getLogger(__name__)
 
 RECOGNIZER_TASKS = ("detect_language", "transcribe_chunk")
-MEDIA_TASKS = ("stitch_transcript", "plan_media", "split_media")  # what ends a job before what starts one
-ALL_TASKS = RECOGNIZER_TASKS + MEDIA_TASKS
+MEDIA_TASKS = (
+    "stitch_transcript",
+    "await_speakers",
+    "plan_media",
+    "split_media",
+)  # what ends a job before what starts one
+DIARIZER_TASKS = ("cluster_speakers", "map_speech", "diarize_chunk")  # the longest task before those that can be shared
+ALL_TASKS = RECOGNIZER_TASKS + MEDIA_TASKS + DIARIZER_TASKS
+ANNOUNCED = ("transcribe_chunk", "split_media", "diarize_chunk")  # one for each lane: what a client looks for
 
 BEAT_SECONDS = 3.0  # a third of the definitions' response timeout: two lost beats are forgiven
 ANNOUNCE_SECONDS = 5.0
@@ -52,12 +65,32 @@ class Held:
 
 
 @dataclass
+class DiarizerShelf:
+    """The diarizer that was asked for last: jobs mostly ask for the same, and two may not fit one GPU.
+
+    load makes one of (name, model). For one lane at a time.
+    """
+
+    load: Callable[[str, str | None], Diarizer]
+    _loaded: tuple[str, str | None] | None = None
+    _diarizer: Diarizer | None = None
+
+    def take(self, name: str, model: str | None) -> Diarizer:
+        if self._diarizer is None or self._loaded != (name, model):
+            self._diarizer = None  # freed before the next is loaded
+            self._diarizer = self.load(name, model)
+            self._loaded = (name, model)
+        return self._diarizer
+
+
+@dataclass
 class Desk:
     """What the lanes of one process share."""
 
     client: TaskClient
     settings: Settings
     seat: EngineSeat
+    shelf: DiarizerShelf
     kinds: tuple[str, ...]
     longest_pause: float = LAST_PAUSE
     draining: threading.Event = field(default_factory=threading.Event)
@@ -161,6 +194,11 @@ def _run_stage(desk: Desk, held: Held) -> Message:
         recognizer=lambda options: _seated(desk, held, options),
         live_workers=lambda: desk.client.live_workers("transcribe_chunk"),
         aborted=held.lost.is_set,
+        diarizer=desk.shelf.take,
+        live_diarizers=lambda: desk.client.live_workers("diarize_chunk"),
+        siblings=lambda: desk.client.siblings(task.workflow_id),
+        give_up=desk.client.give_up,
+        waited_s=max(0.0, time.time() - task.scheduled_ms / 1000),
     )
     finished = False
     try:
@@ -188,13 +226,37 @@ def _detect(task: PolledTask, context: Context) -> Message:
 def _split(task: PolledTask, context: Context) -> Message:
     from workers.stages.split import split_media
 
-    return split_media(JobRef.decode(task.data), context)
+    return split_media(SplitMediaInput.decode(task.data), context)
 
 
 def _transcribe(task: PolledTask, context: Context) -> Message:
     from workers.stages.recognize import transcribe_chunk
 
     return transcribe_chunk(TranscribeChunkInput.decode(task.data), context)
+
+
+def _map_speech(task: PolledTask, context: Context) -> Message:
+    from workers.stages.speech import map_speech
+
+    return map_speech(SpeakerRef.decode(task.data), context)
+
+
+def _diarize(task: PolledTask, context: Context) -> Message:
+    from workers.stages.diarize import diarize_chunk
+
+    return diarize_chunk(DiarizeChunkInput.decode(task.data), context)
+
+
+def _cluster(task: PolledTask, context: Context) -> Message:
+    from workers.stages.cluster import cluster_speakers
+
+    return cluster_speakers(ClusterSpeakersInput.decode(task.data), context)
+
+
+def _await_speakers(task: PolledTask, context: Context) -> Message:
+    from workers.stages.patience import await_speakers
+
+    return await_speakers(AwaitSpeakersInput.decode(task.data), context)
 
 
 def _stitch(task: PolledTask, context: Context) -> Message:
@@ -208,6 +270,10 @@ _STAGES: dict[str, Callable[[PolledTask, Context], Message]] = {
     "detect_language": _detect,
     "split_media": _split,
     "transcribe_chunk": _transcribe,
+    "map_speech": _map_speech,
+    "diarize_chunk": _diarize,
+    "cluster_speakers": _cluster,
+    "await_speakers": _await_speakers,
     "stitch_transcript": _stitch,
 }
 
@@ -277,7 +343,7 @@ def keep_leases(
 
 def announce(desk: Desk) -> None:
     try:
-        for kind in ("transcribe_chunk", "split_media"):  # one for each lane: what the client looks for
+        for kind in ANNOUNCED:
             if kind in desk.kinds:
                 desk.client.announce(kind)
     except (ServerSilent, ServerError) as error:

@@ -211,7 +211,7 @@ class JobInput(Message):
         )
 
 
-_OF_SPEAKERS = {name for name in JobInput.model_fields if name.startswith(("diarize", "speaker", "min_s", "max_s"))}
+SPEAKER_OPTIONS = {name for name in JobInput.model_fields if name.startswith(("diarize", "speaker", "min_s", "max_s"))}
 """Options that change who said something, and no word of what was said: another number of speakers finds
 the words done. Tasks read them from the speaker plan, never from the job's plan."""
 
@@ -221,7 +221,7 @@ def job_key(media_identity: str, job: JobInput) -> str:
 
     `media_identity` is a hash of the media's bytes, or what its server says of them.
     """
-    made_of = job.model_dump(mode="json", exclude={"media", "formats", "allow_gaps", "storage", *_OF_SPEAKERS})
+    made_of = job.model_dump(mode="json", exclude={"media", "formats", "allow_gaps", "storage", *SPEAKER_OPTIONS})
     made_of["media_identity"] = media_identity
     made_of["contract"] = 1  # raise when the same options come to mean another text
     return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
@@ -471,9 +471,8 @@ class DiarizeChunkOutput(Message):
     windows: int
     worker: str
     attempts: int
-    audio_ms: int
     reused: bool = False
-    seconds: dict[str, float] = Field(description="fetch, diarize, store")
+    seconds: dict[str, float] = Field(description="fetch_voices, diarize, store_voices")
 
 
 class MapSpeechOutput(Message):
@@ -489,7 +488,7 @@ class AwaitSpeakersInput(SpeakerRef):
 
 
 class AwaitSpeakersOutput(Message):
-    given_up: int = Field(description="tasks of the diarization branch that were not waited for any longer")
+    late: bool = Field(description="the speakers were not waited for any longer")
     waited_seconds: float
 
 

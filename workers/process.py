@@ -71,7 +71,7 @@ def main() -> None:
     lanes.announce(desk)
     keeper.start()
     _say("up")
-    workers = _start_media_lane(desk)
+    workers = _start_lane(desk, lanes.MEDIA_TASKS) + _start_lane(desk, lanes.DIARIZER_TASKS)
     try:
         workers += _start_recognizer_lanes(desk, spec)
     except WhisperfleetError as error:
@@ -85,6 +85,7 @@ def main() -> None:
 
 
 def _desk(spec: ProcessSpec) -> lanes.Desk:
+    from workers.diarizers import loading as diarizers
     from workers.recognizers.loading import load
 
     def load_here(engine: str, model: str):  # type: ignore[no-untyped-def]
@@ -97,6 +98,7 @@ def _desk(spec: ProcessSpec) -> lanes.Desk:
         client=TaskClient(spec.server, spec.name),
         settings=settings.load(),
         seat=EngineSeat(load_here),
+        shelf=lanes.DiarizerShelf(lambda name, model: diarizers.load(name, model, spec.device, spec.threads)),
         kinds=spec.kinds,
         longest_pause=spec.longest_pause,
     )
@@ -117,8 +119,8 @@ def _wait_for_server(desk: lanes.Desk) -> None:
             time.sleep(1.0)
 
 
-def _start_media_lane(desk: lanes.Desk) -> list[threading.Thread]:
-    kinds = tuple(kind for kind in lanes.MEDIA_TASKS if kind in desk.kinds)
+def _start_lane(desk: lanes.Desk, tasks: tuple[str, ...]) -> list[threading.Thread]:
+    kinds = tuple(kind for kind in tasks if kind in desk.kinds)
     return [_thread(lanes.run_lane, desk, kinds)] if kinds else []
 
 

@@ -38,6 +38,25 @@ class PolledTask:
     response_timeout_s: int
 
 
+@dataclass(frozen=True)
+class Sibling:
+    """Another task of the same workflow execution: its latest attempt."""
+
+    task_id: str
+    workflow_id: str
+    kind: str
+    reference: str
+    status: str
+
+    @property
+    def over(self) -> bool:
+        return self.status in _GONE
+
+    @property
+    def failed(self) -> bool:
+        return self.over and self.status != "COMPLETED"
+
+
 class TaskClient:
     """The task half of Conductor's API for one worker."""
 
@@ -101,7 +120,27 @@ class TaskClient:
         now = self._call("GET", "/tasks/{id}", {"id": task.task_id})
         return isinstance(now, dict) and now.get("status") not in _GONE
 
-    def _update(self, task: PolledTask, status: str, output: dict[str, Any], **more: Any) -> None:
+    def siblings(self, workflow_id: str) -> tuple[Sibling, ...]:
+        """All tasks of a workflow that were scheduled so far, each once."""
+        found = self._call("GET", "/workflow/{id}", {"id": workflow_id}, {"includeTasks": "true"})
+        latest = {
+            task["referenceTaskName"]: Sibling(
+                task["taskId"], workflow_id, str(task.get("taskDefName")), task["referenceTaskName"], task["status"]
+            )
+            for task in sorted(found.get("tasks") or (), key=lambda task: int(task.get("retryCount") or 0))
+        }
+        return tuple(latest.values())
+
+    def give_up(self, sibling: Sibling, error: WhisperfleetError) -> None:
+        """End another task of the workflow as failed for good; whoever works on it finds its result unwanted."""
+        self._update(
+            sibling,
+            "FAILED_WITH_TERMINAL_ERROR",
+            TaskFailure(error=type(error).__name__, reason=str(error)).model_dump(),
+            reasonForIncompletion=str(error),
+        )
+
+    def _update(self, task: PolledTask | Sibling, status: str, output: dict[str, Any], **more: Any) -> None:
         result = {
             "taskId": task.task_id,
             "workflowInstanceId": task.workflow_id,

@@ -20,6 +20,9 @@ from workers.spans import Span
 
 Pcm = NDArray[np.int16]  # shape (samples,), mono, 16 kHz
 
+SPEECH_MAPPED = frozenset({"ge2e"})
+"""Diarizers that cannot tell speech from the rest themselves: the plan adds the task that maps it."""
+
 
 @dataclass(frozen=True)
 class DiarizerSpec:

@@ -5,8 +5,10 @@ import time
 from collections.abc import Iterable
 
 from workers.context import Context
+from workers.media import as_float
 from workers.messages import DetectLanguageOutput, JobKeys, JobPlan, JobRef, LanguageVote, RecognizeOptions
-from workers.stages.recognize import read_flac, read_plan
+from workers.recording import read_flac
+from workers.stages.recognize import read_plan
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def _vote(plan: JobPlan, ref: JobRef, context: Context) -> LanguageVote:
     storage = context.open_storage(ref.storage)
     keys = JobKeys(ref.job)
     samples = [
-        read_flac(storage.get_bytes(keys.language_sample(number)), "a language sample")
+        as_float(read_flac(storage.get_bytes(keys.language_sample(number)), "a language sample"))
         for number in range(plan.language_samples)
     ]
     options: RecognizeOptions = plan.request.recognize_options()

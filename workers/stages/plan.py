@@ -1,5 +1,6 @@
 """plan_media: what the media is, how many chunks it will be, and a few voiced seconds to tell the language by."""
 
+import hashlib
 import io
 import time
 from pathlib import Path
@@ -7,9 +8,20 @@ from typing import Any
 
 from workers.chunking import plan_cuts
 from workers.context import Context
+from workers.diarizers import SPEECH_MAPPED
+from workers.diarizers import loading as diarizers
 from workers.errors import MediaError, OptionError
 from workers.media import MediaInfo, Samples, as_float, count_duration, decode_excerpt, probe
-from workers.messages import JobInput, JobKeys, JobPlan, LanguageVote, PlanMediaOutput, job_key
+from workers.messages import (
+    JobInput,
+    JobKeys,
+    JobPlan,
+    LanguageVote,
+    PlanMediaOutput,
+    SpeakerHints,
+    SpeakerPlan,
+    job_key,
+)
 from workers.models import check_anywhere
 from workers.recognizers.options import check_options
 from workers.sources import Source, open_source
@@ -22,6 +34,7 @@ SAMPLE_MS = 30_000  # Whisper decides a language on one window of 30 s
 TRIES = 3  # places looked at for each sample before it is given up
 FLAC_BYTES_A_MS = 22  # of 32 as plain samples: speech with music under it, lively
 BASE_BYTES = 8 << 20
+CLIP_MS = 60_000  # of a reference clip: a voice is known after a few seconds, and a whole lecture may be given
 VOICED_MS = 3_000  # about two phrases; on less the model guesses
 
 
@@ -35,6 +48,8 @@ def plan_media(job: JobInput, context: Context) -> PlanMediaOutput:
     began = time.monotonic()
     check_options(job.recognize_options())  # a job may come from a form, which checks nothing
     check_anywhere(job.model, job.engine)
+    if job.diarize:
+        diarizers.check_anywhere(job.diarizer, job.diarizer_model)
     source = open_source(job.media, context.settings, context.media_cache, context.check_wanted)
     duration_ms, span = look_into(job, source)
     storage = context.open_storage(job.storage or context.settings.storage)
@@ -57,7 +72,10 @@ def plan_media(job: JobInput, context: Context) -> PlanMediaOutput:
         if not count:
             storage.put_bytes(keys.language, LanguageVote().model_dump_json().encode())
     storage.put_bytes(keys.plan, plan.model_dump_json().encode())
-    return _output(plan, storage, vote_open and plan.language_samples > 0, workers, time.monotonic() - began)
+    output = _output(plan, storage, vote_open and plan.language_samples > 0, workers)
+    if job.diarize:
+        output = _with_speakers(output, plan, storage, context)
+    return output.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
 
 
 def look_into(job: JobInput, source: Source) -> tuple[int, Span]:
@@ -144,13 +162,61 @@ def _flac(samples: Samples) -> bytes:
     return file.getvalue()
 
 
-def _output(plan: JobPlan, storage: Storage, detect: bool, workers: int, seconds: float) -> PlanMediaOutput:
+def _with_speakers(output: PlanMediaOutput, plan: JobPlan, storage: Storage, context: Context) -> PlanMediaOutput:
+    """The same with the diarization branch: its plan stored, its tasks listed."""
+    job, keys = plan.request, JobKeys(plan.job)
+    speakers = SpeakerPlan(
+        diarizer=job.diarizer,
+        model=job.diarizer_model,
+        chunk_seconds=job.speaker_chunk_seconds,
+        chunk_count=max(1, -(-plan.span.duration_ms // (job.speaker_chunk_seconds * 1000))),
+        hints=SpeakerHints(exactly=job.speakers, at_least=job.min_speakers, at_most=job.max_speakers),
+        clips={name: _store_clip(name, clip, storage, keys, context) for name, clip in job.speaker_names.items()},
+    )
+    storage.put_bytes(keys.speaker_plan(speakers.key), speakers.model_dump_json().encode())
+    ref = {"storage": storage.address, "job": plan.job, "speakers": speakers.key}
+    inputs: dict[str, dict[str, Any]] = {f"voices_{i}": {**ref, "index": i} for i in range(speakers.chunk_count)}
+    kinds = dict.fromkeys(inputs, "diarize_chunk")
+    if job.diarizer in SPEECH_MAPPED:
+        kinds, inputs = {"speech": "map_speech", **kinds}, {"speech": ref, **inputs}
+    return output.model_copy(
+        update={
+            "diarize": True,
+            "speakers": speakers.key,
+            "await_speakers": job.allow_gaps,
+            "speaker_tasks": tuple(_optional_task(kind, name) for name, kind in kinds.items()),
+            "speaker_inputs": inputs,
+        }
+    )
+
+
+def _store_clip(name: str, clip: str, storage: Storage, keys: JobKeys, context: Context) -> str:
+    """Store the beginning of a reference clip where the workers that diarize find it; returns its key.
+
+    Raises MediaError naming the person.
+    """
+    try:
+        source = open_source(clip, context.settings, context.media_cache, context.check_wanted)
+        length_ms = min(_duration(probe(source.path), source, 0), CLIP_MS)
+        data = _flac(decode_excerpt(source.path, 0, 0, length_ms))
+    except MediaError as error:
+        raise MediaError(f"The reference clip of {name}: {error}") from error
+    key = keys.clip(hashlib.sha256(data).hexdigest()[:16])
+    storage.put_bytes(key, data)
+    return key
+
+
+def _optional_task(kind: str, reference: str) -> dict[str, Any]:
+    """A task of a dynamic fork. Optional: a lost one must not stop the others; who joins them counts the losses."""
+    return {"name": kind, "taskReferenceName": reference, "type": "SIMPLE", "optional": True}
+
+
+def _output(plan: JobPlan, storage: Storage, detect: bool, workers: int) -> PlanMediaOutput:
     tasks: list[dict[str, Any]] = []
     inputs: dict[str, dict[str, Any]] = {}
     for index in range(plan.chunk_count):
         name = f"chunk_{index}"
-        # optional: one lost chunk must not stop the others; the stitcher counts the losses
-        tasks.append({"name": "transcribe_chunk", "taskReferenceName": name, "type": "SIMPLE", "optional": True})
+        tasks.append(_optional_task("transcribe_chunk", name))
         inputs[name] = {"storage": storage.address, "job": plan.job, "index": index}
     return PlanMediaOutput(
         storage=storage.address,
@@ -162,5 +228,5 @@ def _output(plan: JobPlan, storage: Storage, detect: bool, workers: int, seconds
         fork_tasks=tuple(tasks),
         fork_inputs=inputs,
         workers=workers,
-        seconds=round(seconds, 3),
+        seconds=0,
     )

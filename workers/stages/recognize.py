@@ -1,15 +1,12 @@
 """What is said in one chunk: fetch its audio, recognize, look at the text twice, store the result."""
 
-import hashlib
-import io
 import logging
 import time
 from collections.abc import Callable
 
-import numpy as np
-
 from workers.context import Context
-from workers.errors import ChunkNotReady, MediaError, ObjectMissing, StorageUnavailable
+from workers.errors import ChunkNotReady, ObjectMissing
+from workers.media import as_float
 from workers.messages import (
     PER_CHUNK,
     Chunk,
@@ -24,6 +21,7 @@ from workers.messages import (
 from workers.recognizers import Audio, DecodeSettings, Recognition, Recognizer
 from workers.recognizers.options import check_options
 from workers.recognizers.windows import speech_of
+from workers.recording import fetch_audio
 from workers.spans import SAMPLE_RATE
 from workers.storage import Storage
 from workers.suspicion import Suspicion, suspect
@@ -58,7 +56,7 @@ def transcribe_chunk(task: TranscribeChunkInput, context: Context) -> Transcribe
             worker=context.worker, attempts=context.attempt, seconds={},
         ))  # fmt: skip
     began = time.monotonic()
-    audio = _fetch(storage, keys, chunk)
+    audio = as_float(fetch_audio(storage, keys, chunk))
     options = _options(plan, chunk, _language(storage, keys, plan))
     fetched = time.monotonic()
     recognizer = context.recognizer(options)
@@ -124,24 +122,6 @@ def read_plan(storage: Storage, keys: JobKeys) -> JobPlan:
         raise ChunkNotReady("The job's plan is not written yet.") from error
 
 
-def read_flac(data: bytes, name: str) -> Audio:
-    """Samples of a FLAC file of this project's making.
-
-    Raises StorageUnavailable where it is damaged: what was written was whole.
-    """
-    import soundfile
-
-    try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
-    except soundfile.LibsndfileError as error:
-        raise StorageUnavailable(f"Storage gave {name} damaged: {error}") from error
-    if rate != SAMPLE_RATE or samples.ndim != 1:
-        raise MediaError(
-            f"The audio of {name} is not mono at {SAMPLE_RATE} Hz: delete the job's objects and start anew."
-        )
-    return np.ascontiguousarray(samples, dtype=np.float32)
-
-
 def _await_chunk(storage: Storage, keys: JobKeys, index: int, wanted: Callable[[], None]) -> Chunk:
     """The chunk's record, waited for a little.
 
@@ -164,13 +144,6 @@ def _read_chunk(storage: Storage, keys: JobKeys, index: int) -> Chunk:
         return Chunk.model_validate_json(storage.get_bytes(keys.chunk(index)))
     except ObjectMissing as error:
         raise ChunkNotReady(f"Chunk {index} is not cut yet.") from error
-
-
-def _fetch(storage: Storage, keys: JobKeys, chunk: Chunk) -> Audio:
-    data = storage.get_bytes(keys.audio(chunk.index))
-    if hashlib.sha256(data).hexdigest() != chunk.audio_sha256:
-        raise StorageUnavailable(f"The audio of chunk {chunk.index} is not what was stored: its checksum differs.")
-    return read_flac(data, f"the audio of chunk {chunk.index}")
 
 
 def _language(storage: Storage, keys: JobKeys, plan: JobPlan) -> str | None:

@@ -25,10 +25,11 @@ from workers.chunking import (
 from workers.context import Context
 from workers.errors import MediaError, StorageError
 from workers.media import BLOCK_SAMPLES, Decoding, Samples, as_float, describe_truncation, last_packet_ms
-from workers.messages import Chunk, JobKeys, JobPlan, JobRef, SplitMediaOutput
+from workers.messages import Chunk, JobKeys, JobPlan, SplitMediaInput, SplitMediaOutput
 from workers.recognizers import Audio
 from workers.sources import Source, identity_of, open_source
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
+from workers.stages.speakers import complete_answer
 from workers.storage import Storage
 from workers.voice import is_quiet, quiet_stretches, speech_regions
 
@@ -37,10 +38,11 @@ SLACK_MS, SLACK_SHARE = 2_000, 0.01  # a decode shorter than the container's cla
 STORES_AT_ONCE = 2  # finished chunks on their way to storage; more would pile up on disk when it is slow
 
 
-def split_media(ref: JobRef, context: Context) -> SplitMediaOutput:
+def split_media(ref: SplitMediaInput, context: Context) -> SplitMediaOutput:
     """Write the job's chunks to storage, each as soon as its end is decided.
 
-    Chunks that an earlier attempt wrote are kept, with their cuts; where all are there nothing is decoded.
+    Chunks that an earlier attempt wrote are kept, with their cuts; where all that is needed is there nothing is
+    decoded. Audio is needed of chunks without a result, and of all while the speakers are not told apart.
     Raises MediaError where the media is damaged, or breaks off before its end (without allow_gaps).
     """
     began = time.monotonic()
@@ -48,28 +50,35 @@ def split_media(ref: JobRef, context: Context) -> SplitMediaOutput:
     keys = JobKeys(ref.job)
     plan = JobPlan.model_validate_json(storage.get_bytes(keys.plan))
     there = set(storage.keys(keys.prefix))
-    output = _earlier(plan, storage, keys, there) or _split(plan, storage, keys, there, context)
+    known = _known_chunks(storage, keys, there, plan.chunk_count)
+    speakers_open = ref.speakers is not None and complete_answer(storage, keys, ref.speakers) is None
+    wanted = {
+        index
+        for index in range(plan.chunk_count)
+        if (speakers_open or keys.result(index) not in there) and _lacks_audio(index, known, keys, there)
+    }
+    output = _earlier(storage, keys, there) if not wanted else None
+    output = output or _split(plan, storage, keys, known, wanted, context)
     if output.missing_from_ms is not None and not plan.request.allow_gaps:
         raise MediaError(describe_truncation(plan.media_name, output.missing_from_ms, plan.duration_ms))
     return output.model_copy(update={"seconds": round(time.monotonic() - began, 3)})
 
 
-def _earlier(plan: JobPlan, storage: Storage, keys: JobKeys, there: set[str]) -> SplitMediaOutput | None:
-    """The summary of an earlier split, if all that it wrote is still there."""
+def _lacks_audio(index: int, known: dict[int, Chunk], keys: JobKeys, there: set[str]) -> bool:
+    """Whether the chunk is not cut, or its audio is gone; a chunk planned past the media's end never has any."""
+    return index not in known or (known[index].audio_sha256 is not None and keys.audio(index) not in there)
+
+
+def _earlier(storage: Storage, keys: JobKeys, there: set[str]) -> SplitMediaOutput | None:
+    """The summary of an earlier split."""
     if keys.split not in there:
         return None
-    needed = ((keys.result(index), keys.audio(index), keys.chunk(index)) for index in range(plan.chunk_count))
-    for result, audio, record in needed:
-        if result in there:
-            continue
-        if record not in there:
-            return None
-        if audio not in there and Chunk.model_validate_json(storage.get_bytes(record)).audio_sha256 is not None:
-            return None
     return SplitMediaOutput.model_validate_json(storage.get_bytes(keys.split))
 
 
-def _split(plan: JobPlan, storage: Storage, keys: JobKeys, there: set[str], context: Context) -> SplitMediaOutput:
+def _split(
+    plan: JobPlan, storage: Storage, keys: JobKeys, known: dict[int, Chunk], wanted: set[int], context: Context
+) -> SplitMediaOutput:
     request = plan.request
     source = open_source(
         request.media, context.settings, context.media_cache, context.check_wanted, plan.media_identity
@@ -81,7 +90,7 @@ def _split(plan: JobPlan, storage: Storage, keys: JobKeys, there: set[str], cont
         with Decoding(source.path, request.audio_track - 1) as decoding:
             tape = Tape(decoding.blocks(), plan.span.start_ms, limit_ms, context)
             with ChunkStore(storage, keys) as store:
-                _cut(plan, tape, store, _known_chunks(storage, keys, there, plan.chunk_count))
+                _cut(plan, tape, store, known, wanted)
         if identity.result() != plan.media_identity:
             raise MediaError(f"'{plan.media_name}' changed while it was transcribed: start the command again.")
     output = _summary(plan, source, decoding, tape, limit_ms)
@@ -97,12 +106,15 @@ def _known_chunks(storage: Storage, keys: JobKeys, there: set[str], count: int) 
     }
 
 
-def _cut(plan: JobPlan, tape: "Tape", store: "ChunkStore", known: dict[int, Chunk]) -> None:
-    """Cut what the tape holds into the planned number of chunks; cores tile it from its start to its end."""
+def _cut(plan: JobPlan, tape: "Tape", store: "ChunkStore", known: dict[int, Chunk], wanted: set[int]) -> None:
+    """Cut what the tape holds into the planned number of chunks, and store those that are wanted.
+
+    Cores tile the tape from its start to its end; known chunks keep their cuts.
+    """
     windows = search_windows(plan.wanted_cuts_ms, plan.span)
     core_start_ms = audio_start_ms = plan.span.start_ms
     for index in range(plan.chunk_count):
-        with store.chunk(index, audio_start_ms, write=index not in known) as chunk:
+        with store.chunk(index, audio_start_ms, write=index in wanted) as chunk:
             cut = None
             if index < len(windows):
                 chunk.extend(tape, windows[index].start_ms)

@@ -3,24 +3,28 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
+from workers.attribution import attribute, without_speakers
 from workers.context import Context
 from workers.errors import JobError, ObjectMissing
 from workers.formats import render
 from workers.messages import (
     PER_CHUNK,
+    SPEAKER_OPTIONS,
     Chunk,
     ChunkResult,
     JobKeys,
     JobPlan,
     LanguageVote,
+    SpeakerResult,
     StitchTranscriptInput,
     StitchTranscriptOutput,
     TaskFailure,
 )
 from workers.spans import Span, clock
+from workers.stages.speakers import complete_answer
 from workers.stitching import Stitched, stitch
 from workers.storage import Storage
 from workers.transcript import ChunkRecord, Gap, Provenance, Segment, Transcript
@@ -47,8 +51,8 @@ class _Job:
 def stitch_transcript(task: StitchTranscriptInput, context: Context) -> StitchTranscriptOutput:
     """Write the job's transcript, as JSON and in the formats asked for; free the audio once nothing is missing.
 
-    Raises JobError where chunks were lost for good and gaps are not allowed; everything else is kept,
-    so that a retry runs only what is missing.
+    Raises JobError where chunks or the speakers were lost for good and gaps are not allowed; everything else is
+    kept, so that a retry runs only what is missing.
     """
     began = time.monotonic()
     storage = context.open_storage(task.storage)
@@ -57,20 +61,25 @@ def stitch_transcript(task: StitchTranscriptInput, context: Context) -> StitchTr
     gaps = _gaps(job, task)
     if gaps and not task.allow_gaps:
         raise JobError(_loss(gaps, job, task))
+    who = _speakers(task, storage, keys)
+    if who.failure and not task.allow_gaps:
+        raise JobError(_speakerless(who.failure, task))
     stitched = stitch(_heard(job), gaps, _covered(job.span, gaps), job.plan.request.word_timestamps)
     seconds = _seconds(task, time.monotonic() - began)
     transcript = Transcript(
         duration_ms=task.split.duration_ms,
         language=_language(job),
-        segments=stitched.segments,
+        segments=_attributed(stitched.segments, who),
+        speakers=who.result.speakers,
+        turns=who.result.turns,
         gaps=stitched.gaps,
-        warnings=_warnings(job, task, stitched),
-        provenance=_provenance(job, task, seconds),
+        warnings=(*_warnings(job, task, stitched), *_speaker_warnings(who)),
+        provenance=_provenance(job, task, who, seconds),
     )
     _write(transcript, task, storage, keys)
-    if not gaps:
+    if not gaps and not who.failure and not who.result.missing:
         storage.discard(_audio(keys, job))
-    return _output(transcript, task, job, storage, keys, _seconds(task, time.monotonic() - began))
+    return _output(transcript, task, job, who, storage, keys, _seconds(task, time.monotonic() - began))
 
 
 def _read(storage: Storage, keys: JobKeys, check_wanted: Callable[[], None]) -> _Job:
@@ -100,6 +109,50 @@ def _optional(storage: Storage, key: str) -> bytes | None:
         return storage.get_bytes(key)
     except ObjectMissing:
         return None
+
+
+@dataclass(frozen=True)
+class _Who:
+    """What the diarization branch brought. failure: why it brought nothing; wanted False: nobody asked."""
+
+    wanted: bool
+    result: SpeakerResult = field(default_factory=SpeakerResult)
+    failure: str | None = None
+
+
+def _speakers(task: StitchTranscriptInput, storage: Storage, keys: JobKeys) -> _Who:
+    """The stored answer. A complete one counts although its task failed: an attempt may store it and then time out."""
+    if task.speakers is None:
+        return _Who(wanted=False)
+    answer = complete_answer(storage, keys, task.speakers)
+    if answer is None and "key" in task.clustered:
+        answer = storage.get_bytes(keys.speaker_result(task.speakers))
+    if answer is not None:
+        return _Who(wanted=True, result=SpeakerResult.model_validate_json(answer))
+    failure = TaskFailure.model_validate(task.clustered)
+    return _Who(wanted=True, failure=failure.reason.rstrip("."))
+
+
+def _speakerless(failure: str, task: StitchTranscriptInput) -> str:
+    return (
+        f"The text is complete, but the speakers could not be told apart: {failure}. Everything else is kept: "
+        f"`whisperfleet jobs retry {task.workflow_id or task.job}` adds the speakers, "
+        "and --allow-gaps or --no-diarize takes the transcript without them."
+    )
+
+
+def _attributed(segments: tuple[Segment, ...], who: _Who) -> tuple[Segment, ...]:
+    if not who.wanted:
+        return without_speakers(segments, "off")
+    if who.failure:
+        return without_speakers(segments, "failed")
+    return attribute(segments, who.result.exclusive_turns, who.result.missing)
+
+
+def _speaker_warnings(who: _Who) -> tuple[str, ...]:
+    if who.failure:
+        return (f"The transcript names no speakers, because they could not be told apart: {who.failure}.",)
+    return who.result.warnings
 
 
 def _heard(job: _Job) -> list[ChunkResult]:
@@ -181,16 +234,16 @@ def _warnings(job: _Job, task: StitchTranscriptInput, stitched: Stitched) -> tup
 def _seconds(task: StitchTranscriptInput, stitching: float) -> dict[str, float]:
     """By stage, of this run: what reused chunks took in an earlier one is not counted again."""
     seconds = dict(task.stage_seconds)
-    for output in task.chunks.values():
+    for output in (*task.chunks.values(), *task.voices.values(), task.clustered):
         for name, value in (output.get("seconds") or {}).items():
             seconds[name] = seconds.get(name, 0.0) + value
     seconds["stitch"] = stitching
     return {name: round(value, 3) for name, value in seconds.items()}
 
 
-def _provenance(job: _Job, task: StitchTranscriptInput, seconds: dict[str, float]) -> Provenance:
+def _provenance(job: _Job, task: StitchTranscriptInput, who: _Who, seconds: dict[str, float]) -> Provenance:
     request = job.plan.request
-    options = request.model_dump(exclude={"media", "model", "engine", "storage", "formats"})
+    options = request.model_dump(exclude={"media", "model", "engine", "storage", "formats", *SPEAKER_OPTIONS})
     return Provenance(
         whisperfleet=version("whisperfleet"),
         job=task.job,
@@ -205,6 +258,7 @@ def _provenance(job: _Job, task: StitchTranscriptInput, seconds: dict[str, float
             for chunk, result in zip(job.chunks, job.results, strict=True)
         ),
         seconds=seconds,
+        diarization=who.result.diagnostics,
     )
 
 
@@ -228,7 +282,8 @@ def _record(chunk: Chunk, result: ChunkResult | None, output: dict[str, object])
 def _write(transcript: Transcript, task: StitchTranscriptInput, storage: Storage, keys: JobKeys) -> None:
     """JSON always: who follows the job reads its end from it, whatever files were asked for."""
     for form in dict.fromkeys((*task.formats, "json")):
-        storage.put_bytes(keys.transcript(form), render(transcript, form).encode())
+        # the page plays what lies beside it: the media's address may hold a signature, and its path means nothing there
+        storage.put_bytes(keys.transcript(form), render(transcript, form, media=transcript.provenance.media).encode())
 
 
 def _audio(keys: JobKeys, job: _Job) -> Iterable[str]:
@@ -241,6 +296,7 @@ def _output(
     transcript: Transcript,
     task: StitchTranscriptInput,
     job: _Job,
+    who: _Who,
     storage: Storage,
     keys: JobKeys,
     seconds: dict[str, float],
@@ -253,6 +309,7 @@ def _output(
         chunks=len(job.chunks),
         words=_count_words(transcript.segments),
         gaps=len(transcript.gaps),
+        speakers=len(transcript.speakers) if who.wanted and not who.failure else None,
         warnings=transcript.warnings,
         seconds=seconds,
         rtfx=round(job.span.duration_ms / 1000 / max(wall, 0.001), 2),
