@@ -239,7 +239,7 @@ ESPEAK_VARIANTS = [
 ]
 ESPEAK_BASES: dict[Language, tuple[str, ...]] = {"en": ("en-us", "en-us", "en-gb"), "es": ("es", "es-419")}
 FLITE_VOICES = ("rms", "slt", "awb", "kal16")
-ESPEAK_PAIR = (("en-us", 35), ("en-gb+f3", 60))  # a man and a woman, with their pitch
+ESPEAK_PAIR = (("en-us", 35), ("en-us+f4", 90))  # a man and a woman, with their pitch: as unlike as espeak-ng can
 
 
 def _cast(rng: random.Random, script: Script) -> list[Voice]:
