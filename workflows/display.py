@@ -220,6 +220,10 @@ def job_event(view: JobView) -> dict[str, Any]:
         "chunks_running": view.chunks_running,
         "chunks_failed": view.chunks_failed,
         "chunks_retried": view.chunks_retried,
+        "parts_total": view.parts_total,
+        "parts_done": view.parts_done,
+        "parts_failed": view.parts_failed,
+        "speakers": view.speakers,
         "elapsed_ms": view.elapsed_ms,
         "eta_ms": view.eta_ms,
         "rtfx": None if view.rtfx is None else round(view.rtfx, 2),
@@ -229,8 +233,13 @@ def job_event(view: JobView) -> dict[str, Any]:
 
 
 def progress_line(view: JobView, workers_alive: int) -> str:
-    """`talk.mp4: transcribing, 12 of 40 chunks (30 %), 3:12 left, 104 times real time, 8 workers alive`."""
-    parts: list[str] = [view.stage]
+    """`talk.mp4: transcribing, 12 of 40 chunks (30 %), 3:12 left, 104 times real time, 8 workers alive`.
+
+    With the text complete: `talk.mp4: telling the speakers apart, 7 of 12 parts, …`.
+    """
+    parts: list[str] = ["telling the speakers apart" if view.stage == "speakers" else view.stage]
+    if view.parts_total and view.stage == "speakers":
+        parts.append(f"{view.parts_done} of {_count(view.parts_total, 'part')}")
     if view.chunks_total and view.stage in ("splitting", "transcribing"):
         parts.append(f"{view.chunks_done} of {_count(view.chunks_total, 'chunk')} ({view.share_done:.0%})")
     if view.chunks_failed:
@@ -256,8 +265,16 @@ def summary_lines(view: JobView, files: Mapping[str, str]) -> list[str]:
         parts.append(f"{view.chunks_retried} tried again")
     if view.chunks_failed:
         parts.append(f"{view.chunks_failed} lost")
-    line = f"{view.media_name}: {length}done in {short_time(view.elapsed_ms)}{faster} ({', '.join(parts)})."
+    people = f", {speakers_found(view)}" if view.diarized else ""
+    line = f"{view.media_name}: {length}done in {short_time(view.elapsed_ms)}{faster}{people} ({', '.join(parts)})."
     return [line, *(f"  {address}" for address in _gathered(files.values()))]
+
+
+def speakers_found(view: JobView) -> str:
+    """`3 speakers`, or that nobody knows; of a finished job."""
+    if view.speakers is None:
+        return "speakers unknown"
+    return _count(view.speakers, "speaker") if view.speakers else "no speakers"
 
 
 def failure_line(media: str, sentence: str) -> str:
@@ -333,10 +350,13 @@ def _progress(console: Any) -> "Progress":
 def _fields(view: JobView, workers_alive: int) -> dict[str, Any]:
     name = printable(view.media_name)
     eta = view.eta_ms if view.stage in ("splitting", "transcribing") else None
+    done, total = (
+        (view.parts_done, view.parts_total) if view.stage == "speakers" else (view.chunks_done, view.chunks_total)
+    )
     return {
         "name": name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 9]}…{name[-8:]}",
         "stage": view.stage,
-        "chunks": f"{view.chunks_done}/{view.chunks_total}" if view.chunks_total else "",
+        "chunks": f"{done}/{total}" if total else "",
         "eta": "" if eta is None else short_time(eta),
         "speed": "" if view.rtfx is None else f"{speed(view.rtfx)}×",
         "alive": "no worker" if workers_alive == 0 else f"{workers_alive} alive",

@@ -14,18 +14,28 @@ from urllib.parse import urlsplit
 from workers.errors import OptionError
 from workers.spans import parse_time
 
-Stage = Literal["planning", "language", "splitting", "transcribing", "stitching", "done", "failed", "cancelled"]
+Stage = Literal[
+    "planning", "language", "splitting", "transcribing", "speakers", "stitching", "done", "failed", "cancelled"
+]
 
-PLAN, LANGUAGE, SPLIT, TRANSCRIBE, STITCH = TASK_TYPES = (
+PLAN, LANGUAGE, SPLIT, TRANSCRIBE, SPEECH, DIARIZE, CLUSTER, AWAIT, STITCH = TASK_TYPES = (
     "plan_media",
     "detect_language",
     "split_media",
     "transcribe_chunk",
+    "map_speech",
+    "diarize_chunk",
+    "cluster_speakers",
+    "await_speakers",
     "stitch_transcript",
 )
+DIARIZATION = frozenset((SPEECH, DIARIZE, CLUSTER))
+# These are lost, and a job goes on: what is made of the loss is for cluster_speakers and stitch_transcript to say.
+OPTIONAL = DIARIZATION | {TRANSCRIBE}
 ENDED = frozenset(
     ("COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "FAILED_WITH_TERMINAL_ERROR", "TIMED_OUT", "CANCELED", "SKIPPED")
 )
+YES = frozenset(("true", "1", "yes", "on"))  # as JSON or a form has it
 FAILED = frozenset(("COMPLETED_WITH_ERRORS", "FAILED", "FAILED_WITH_TERMINAL_ERROR", "TIMED_OUT"))
 
 # A first guess of the speed is taken from a chunk still running once it is this far: below, the time
@@ -49,7 +59,8 @@ class TaskView:
     started_ms is the first poll: a chunk that was given back keeps the time at which it was first
     tried; seen_ms is the last poll or sign of life. attempt counts from 1. progress is the share of a
     chunk heard so far, 0 to 1, where its worker says. seconds (wait, fetch, inference, store) are
-    known of finished chunks only. waiting: given back because its audio is not written yet.
+    known of finished chunks only. waiting: given back because its audio is not written yet. chunk is the
+    number of a chunk of text, part that of a diarizer's chunk: the two are not cut alike.
     """
 
     type: str
@@ -65,6 +76,7 @@ class TaskView:
     polls: int
     delay_ms: int
     chunk: int | None = None
+    part: int | None = None
     waiting: bool = False
     progress: float = 0.0
     audio_ms: int = 0
@@ -102,7 +114,9 @@ class JobView:
     duration_ms is what of the media is wanted (--start to --end), None until it is planned.
     audio_done_ms counts the heard share of running chunks. chunks_retried counts chunks that took
     more than one attempt. rtfx is audio over wall time since the job began, waiting included.
-    workers are the names now busy. Counts are of chunks, not attempts.
+    workers are the names now busy. Counts are of chunks, not attempts. parts are the diarizer's chunks, None
+    where no speakers are wanted or before the plan; speakers is how many people a finished job found, None
+    where nobody knows.
     """
 
     id: str
@@ -124,6 +138,16 @@ class JobView:
     workers: tuple[str, ...]
     reason: str | None
     tasks: tuple[TaskView, ...]
+    allow_gaps: bool = False
+    parts_total: int | None = None
+    parts_done: int = 0
+    parts_failed: int = 0
+    speakers: int | None = None
+
+    @property
+    def diarized(self) -> bool:
+        """Whether the job is to tell its speakers apart, as far as is known."""
+        return self.parts_total is not None
 
     @property
     def over(self) -> bool:
@@ -131,9 +155,11 @@ class JobView:
 
     @property
     def share_done(self) -> float:
-        """0 to 1, by audio: chunks differ in length."""
+        """0 to 1, by audio: chunks differ in length. Once the text is complete, by the parts of the diarization."""
         if self.stage == "done":
             return 1.0
+        if self.stage == "speakers":
+            return self.parts_done / max(1, self.parts_total or 0)
         return min(1.0, self.audio_done_ms / self.duration_ms) if self.duration_ms else 0.0
 
 
@@ -149,7 +175,7 @@ def from_workflow(workflow: Mapping[str, Any], now_ms: int) -> JobView:
     plan: Mapping[str, Any] = next(
         (raw.get("outputData") or {} for raw in workflow.get("tasks") or () if _planned(raw)), {}
     )
-    chunks = _latest_chunks(tasks)
+    chunks, parts = _latest_chunks(tasks), _latest_parts(tasks)
     status = str(workflow.get("status", "RUNNING"))
     over = status in ("COMPLETED", "FAILED", "TIMED_OUT", "TERMINATED")
     started = int(workflow.get("startTime") or workflow.get("createTime") or now_ms)
@@ -158,7 +184,7 @@ def from_workflow(workflow: Mapping[str, Any], now_ms: int) -> JobView:
     duration = _wanted_ms(request, plan.get("duration_ms"))
     total = plan.get("chunk_count") or (len(chunks) or None)
     heard = _audio_done_ms(chunks, duration, total, None if over else now_ms)
-    stage = _stage(status, tasks, chunks)
+    stage = _stage(status, tasks, chunks, total)
     lost = sum(task.failed for task in chunks)
     left = max(0, duration - heard - lost * duration // (total or 1)) if duration is not None else None
     return JobView(
@@ -178,11 +204,18 @@ def from_workflow(workflow: Mapping[str, Any], now_ms: int) -> JobView:
         started_ms=started,
         ended_ms=ended,
         elapsed_ms=elapsed,
-        eta_ms=None if over or left is None else eta_ms(tasks, left, now_ms, heard=heard, total=total),
+        eta_ms=None
+        if over or left is None or stage == "speakers"
+        else eta_ms(tasks, left, now_ms, heard=heard, total=total),
         rtfx=heard / elapsed if heard and elapsed else None,
         workers=tuple(sorted({task.worker for task in tasks if task.running and task.worker})),
         reason=_reason(workflow, status, tasks),
         tasks=tasks,
+        allow_gaps=str(request.get("allow_gaps") or "").lower() in YES,
+        parts_total=_parts_total(plan, parts),
+        parts_done=sum(task.done for task in parts),
+        parts_failed=sum(task.failed for task in parts),
+        speakers=_speakers(workflow) if stage == "done" else None,
     )
 
 
@@ -220,7 +253,7 @@ def stuck_tasks(view: JobView, now_ms: int, after_ms: int) -> tuple[str, ...]:
     type is running, or was polled or ended within that time: with 12 of 40 chunks in work the other 28 wait as
     they should, and so do all 40 while a worker asks for the first and it is not written yet. A worker
     busy with another job looks the same from here, so ask for the type's live workers before telling
-    somebody to start one.
+    somebody to start one. With allow_gaps nobody needs to diarize: the text comes without speakers then.
     """
     since = now_ms - after_ms
     alive = {task.type for task in view.tasks if task.running or max(task.seen_ms, task.ended_ms or 0) > since}
@@ -230,7 +263,18 @@ def stuck_tasks(view: JobView, now_ms: int, after_ms: int) -> tuple[str, ...]:
         if (task.waiting or (task.status == "SCHEDULED" and not task.polls))
         and max(task.seen_ms, task.scheduled_ms) + task.delay_ms <= since
     }
-    return tuple(type_ for type_ in TASK_TYPES if type_ in overdue - alive)
+    dispensable = DIARIZATION if view.allow_gaps else frozenset()
+    return tuple(type_ for type_ in TASK_TYPES if type_ in overdue - alive - dispensable)
+
+
+def fatal_task(tasks: Iterable[TaskView]) -> TaskView | None:
+    """The task that ended a job: the last one that failed for good and that the job cannot do without."""
+    failed = [
+        task
+        for task in tasks
+        if task.failed and not task.retried and task.status != "COMPLETED_WITH_ERRORS" and task.type not in OPTIONAL
+    ]
+    return max(failed, key=lambda task: task.ended_ms or 0, default=None)
 
 
 def _type_of(raw: Mapping[str, Any]) -> str:
@@ -261,6 +305,7 @@ def _task(raw: Mapping[str, Any]) -> TaskView:
         polls=int(raw.get("pollCount") or 0),
         delay_ms=1000 * max(callback, int(raw.get("startDelayInSeconds") or 0)),
         chunk=_chunk_index(raw) if kind == TRANSCRIBE else None,
+        part=_chunk_index(raw) if kind == DIARIZE else None,
         # Conductor puts a task that was given back into its queue as SCHEDULED. A poll makes it IN_PROGRESS
         # and sets the callback to 0, while the output stays what the last answer said.
         waiting=bool(output.get("waiting")) and (status == "SCHEDULED" or (status == "IN_PROGRESS" and callback > 0)),
@@ -288,6 +333,21 @@ def _chunk_index(raw: Mapping[str, Any]) -> int | None:
 def _latest_chunks(tasks: Iterable[TaskView]) -> list[TaskView]:
     """The last attempt of each chunk; tasks come in the order in which they were scheduled."""
     return list({task.chunk: task for task in tasks if task.chunk is not None}.values())
+
+
+def _latest_parts(tasks: Iterable[TaskView]) -> list[TaskView]:
+    """The last attempt of each of the diarizer's chunks."""
+    return list({task.part: task for task in tasks if task.part is not None}.values())
+
+
+def _parts_total(plan: Mapping[str, Any], parts: list[TaskView]) -> int | None:
+    planned = sum(task.get("name") == DIARIZE for task in plan.get("speaker_tasks") or ())
+    return (planned or len(parts)) if plan.get("diarize") or parts else None
+
+
+def _speakers(workflow: Mapping[str, Any]) -> int | None:
+    found = (workflow.get("output") or {}).get("speakers")
+    return int(found) if isinstance(found, int | float) else None
 
 
 def _name(media: str) -> str:
@@ -343,7 +403,7 @@ def _shares(chunks: list[TaskView], each_ms: float, now_ms: int) -> Iterator[flo
         yield task.progress or min(MOST_GUESSED, max(0.0, guess))
 
 
-def _stage(status: str, tasks: tuple[TaskView, ...], chunks: list[TaskView]) -> Stage:
+def _stage(status: str, tasks: tuple[TaskView, ...], chunks: list[TaskView], total: int | None) -> Stage:
     match status:
         case "COMPLETED":
             return "done"
@@ -354,12 +414,28 @@ def _stage(status: str, tasks: tuple[TaskView, ...], chunks: list[TaskView]) -> 
     present = {task.type for task in tasks}
     if STITCH in present:
         return "stitching"
+    if _only_speakers_left(tasks, chunks, total):
+        return "speakers"
     if any(task.running or task.done or task.failed for task in chunks):
         return "transcribing"
     if SPLIT in present or chunks:
         split_done = any(task.done for task in tasks if task.type == SPLIT)
         return "transcribing" if split_done else "splitting"
     return "language" if LANGUAGE in present else "planning"
+
+
+def _only_speakers_left(tasks: Iterable[TaskView], chunks: list[TaskView], total: int | None) -> bool:
+    """Whether the text is complete while the diarization is, or was, still at it."""
+    if not chunks or len(chunks) < (total or 0) or any(not task.done and not _given_up(task) for task in chunks):
+        return False
+    text_ms = max(task.ended_ms or 0 for task in chunks)
+    last = {task.reference: task for task in tasks if task.type in DIARIZATION or task.type == AWAIT}
+    clustered = [task.ended_ms for task in last.values() if task.type == CLUSTER and task.ended_ms is not None]
+    return bool(last) and (not clustered or max(clustered) > text_ms)
+
+
+def _given_up(task: TaskView) -> bool:
+    return task.failed and not task.retried
 
 
 def _reason(workflow: Mapping[str, Any], status: str, tasks: Iterable[TaskView]) -> str | None:
@@ -369,12 +445,8 @@ def _reason(workflow: Mapping[str, Any], status: str, tasks: Iterable[TaskView])
         return said
     if status not in ("FAILED", "TIMED_OUT"):
         return None
-    fatal = [
-        task
-        for task in tasks
-        if task.failed and not task.retried and task.status != "COMPLETED_WITH_ERRORS" and task.reason
-    ]
-    return max(fatal, key=lambda task: task.ended_ms or 0).reason if fatal else said
+    fatal = fatal_task(tasks)
+    return (fatal.reason if fatal else None) or said
 
 
 def _speeds(chunks: Iterable[TaskView]) -> dict[str, float]:

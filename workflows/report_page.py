@@ -3,7 +3,7 @@
 from html import escape
 
 from workflows.display import printable, short_time, speed
-from workflows.progress import TASK_TYPES, TaskView
+from workflows.progress import TASK_TYPES, JobView, TaskView
 from workflows.timeline import PHASES, Bar, Lane, Timeline, ticks
 
 # Phase to its colour on light and on dark ground. Hues after Okabe and Ito's palette, which stays
@@ -15,6 +15,9 @@ COLOURS = {
     "fetch": ("#56b4e9", "#7cc8f5"),
     "inference": ("#0067a8", "#3d94d6"),
     "store": ("#b8659a", "#d68bb9"),
+    "speech": ("#8a6a3b", "#c9a876"),
+    "diarize": ("#3d2b7a", "#b9a5f5"),
+    "cluster": ("#16102e", "#f1ecff"),
     "stitch": ("#00875f", "#2fb58c"),
     "running": ("#9fc4de", "#4a708b"),
     "failed": ("#cf4500", "#f0743c"),
@@ -75,7 +78,18 @@ def headline(lines: Timeline) -> tuple[str, tuple[tuple[str, str], ...]]:
         ("not inference", _percent(lines.not_inference)),
         ("workers' inference", _percent(lines.busy)),
     ]
+    if view.diarized:
+        facts.append(("speakers", _speakers(view)))
     return printable(f"{view.media_name or 'no name'} — job {view.id}"), tuple(facts)
+
+
+def _speakers(view: JobView) -> str:
+    """`3 (12 of 12 parts)`, or how far it is."""
+    parts = f"{view.parts_done} of {view.parts_total} parts"
+    if view.parts_failed:
+        parts += f", {view.parts_failed} lost"
+    found = "unknown" if view.speakers is None else view.speakers
+    return f"{found} ({parts})" if view.stage == "done" else parts
 
 
 def what_it_means() -> str:
@@ -105,7 +119,9 @@ def describe(task: TaskView, start_ms: int, end_ms: int) -> str:
 
 
 def _name(task: TaskView) -> str:
-    return f"chunk {task.chunk}" if task.chunk is not None else task.type.replace("_", " ")
+    if task.chunk is not None:
+        return f"chunk {task.chunk}"
+    return f"voices of part {task.part}" if task.part is not None else task.type.replace("_", " ")
 
 
 def _outcome(task: TaskView) -> str:
@@ -117,8 +133,13 @@ def _outcome(task: TaskView) -> str:
 
 
 def _chunk_speed(task: TaskView) -> str:
-    inference = task.seconds.get("inference", 0.0)
-    return f", {speed(task.audio_ms / 1000 / inference)}× real time" if inference > 0 else ""
+    heard = _hearing(task)
+    return f", {speed(task.audio_ms / 1000 / heard)}× real time" if heard else ""
+
+
+def _hearing(task: TaskView) -> float:
+    """Seconds in which the engine or the diarizer was at it; 0 where nobody tells."""
+    return task.seconds.get("inference", 0.0) or task.seconds.get("diarize", 0.0)
 
 
 def _percent(share: float | None) -> str:
@@ -192,7 +213,7 @@ def _mark(mark: int, wall_ms: int) -> str:
 
 
 def _table(lines: Timeline) -> str:
-    tasks = sorted(lines.view.tasks, key=lambda task: (TASK_TYPES.index(task.type), task.chunk or 0, task.scheduled_ms))
+    tasks = sorted(lines.view.tasks, key=_table_order)
     if not tasks:
         return "<p>No task has begun yet.</p>"
     names = (
@@ -214,21 +235,24 @@ def _table(lines: Timeline) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
+def _table_order(task: TaskView) -> tuple[int, int, int]:
+    return TASK_TYPES.index(task.type), task.chunk or task.part or 0, task.scheduled_ms
+
+
 def _row(task: TaskView, started_ms: int) -> str:
     begun = task.busy_from_ms
-    inference = task.seconds.get("inference", 0.0)
+    heard = _hearing(task)
     cells = [
         _name(task),
         str(task.attempt),
         task.worker or "",
         "" if begun is None else short_time(max(0, begun - started_ms)),
         "" if begun is None or task.ended_ms is None else f"{(task.ended_ms - begun) / 1000:.1f}",
-        *(
-            f"{task.seconds[phase]:.2f}" if phase in task.seconds else ""
-            for phase in ("wait", "fetch", "inference", "store")
-        ),
+        *(f"{task.seconds[phase]:.2f}" if phase in task.seconds else "" for phase in ("wait", "fetch")),
+        f"{heard:.2f}" if heard else "",
+        f"{task.seconds['store']:.2f}" if "store" in task.seconds else "",
         f"{task.audio_ms / 1000:.1f}" if task.audio_ms else "",
-        f"{speed(task.audio_ms / 1000 / inference)}×" if inference > 0 and task.audio_ms else "",
+        f"{speed(task.audio_ms / 1000 / heard)}×" if heard and task.audio_ms else "",
         _outcome(task) + (f": {task.reason}" if task.reason else ""),
     ]
     bad = ' class="bad"' if task.failed else ""

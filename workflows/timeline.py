@@ -8,7 +8,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
 
-from workflows.progress import LANGUAGE, PLAN, SPLIT, STITCH, TRANSCRIBE, JobView, TaskView
+from workflows.progress import (
+    AWAIT,
+    CLUSTER,
+    DIARIZATION,
+    DIARIZE,
+    LANGUAGE,
+    PLAN,
+    SPEECH,
+    SPLIT,
+    STITCH,
+    TRANSCRIBE,
+    JobView,
+    TaskView,
+)
 
 # Phase to what the legend says of it, in the order of the legend.
 PHASES = {
@@ -18,13 +31,24 @@ PHASES = {
     "fetch": "fetch audio",
     "inference": "inference",
     "store": "store result",
+    "speech": "speech map",
+    "diarize": "voices",
+    "cluster": "speakers",
     "stitch": "stitch",
     "running": "still running",
     "failed": "failed attempt",
     "cancelled": "cancelled",
     "waiting": "chunks waiting for audio or a worker",
 }
-STAGE_PHASES = {PLAN: "plan", LANGUAGE: "language", SPLIT: "split", STITCH: "stitch"}
+STAGE_PHASES = {
+    PLAN: "plan",
+    LANGUAGE: "language",
+    SPLIT: "split",
+    SPEECH: "speech",
+    CLUSTER: "cluster",
+    STITCH: "stitch",
+}
+CHUNK_PHASES = {TRANSCRIBE: ("fetch", "inference", "store"), DIARIZE: ("fetch", "diarize", "store")}
 NOBODY = "(no worker)"
 
 # A worker's seconds and the server's times are of two clocks and of a network between them: bars of one
@@ -58,7 +82,8 @@ class Bar:
 
     @property
     def label(self) -> str:
-        return "" if self.task.chunk is None else str(self.task.chunk)
+        number = self.task.part if self.task.chunk is None else self.task.chunk
+        return "" if number is None else str(number)
 
 
 @dataclass(frozen=True)
@@ -98,7 +123,7 @@ class Timeline:
 def from_view(view: JobView) -> Timeline:
     """The timeline of a job, finished or not."""
     wall = max(1, view.elapsed_ms)
-    begun = [task for task in view.tasks if task.started_ms is not None and (task.running or task.ended_ms is not None)]
+    begun = [task for task in view.tasks if _held(task)]
     lanes = _lanes(view, begun)
     inference = [
         (piece.start_ms, piece.end_ms)
@@ -136,16 +161,25 @@ def ticks(wall_ms: int, wanted: int = 8) -> tuple[int, ...]:
     return tuple(range(0, wall_ms + 1, step))
 
 
+def _held(task: TaskView) -> bool:
+    """Whether a worker was or is at it. Waiting for the speakers holds nobody, from its first poll to its end."""
+    waited = task.type == AWAIT and not task.failed
+    return not waited and task.started_ms is not None and (task.running or task.ended_ms is not None)
+
+
 def _lanes(view: JobView, tasks: Iterable[TaskView]) -> tuple[Lane, ...]:
-    """A lane a worker, those that only plan, split and stitch first; further rows where its bars overlap."""
+    """A lane a worker, those that only plan, split and stitch first, then those that hear words, then those that
+    only hear voices; further rows where its bars overlap.
+    """
 
     def worker(task: TaskView) -> str:
         return task.worker or NOBODY
 
-    lanes: list[tuple[tuple[bool, list[str | int], int], Lane]] = []
+    lanes: list[tuple[tuple[int, list[str | int], int], Lane]] = []
     for name, held in groupby(sorted(tasks, key=worker), key=worker):
         mine = sorted(held, key=lambda task: (_end(task, view), task.scheduled_ms))
-        hears = any(task.type == TRANSCRIBE for task in mine)
+        kinds = {task.type for task in mine}
+        hears = 1 if TRANSCRIBE in kinds else 2 if kinds <= DIARIZATION else 0
         for number, bars in enumerate(_rows(mine, view), 1):
             title = name if number == 1 else f"{name} · {number}"
             lanes.append(((hears, _natural(name), number), Lane(title, bars)))
@@ -182,15 +216,15 @@ def _pieces(task: TaskView, view: JobView) -> tuple[Piece, ...]:
         return (Piece("cancelled", start, end),)
     if not task.done:
         return (Piece("running", start, end),)
-    if task.type != TRANSCRIBE:
+    if task.type not in CHUNK_PHASES:
         return (Piece(STAGE_PHASES[task.type], start, end),)
     if not task.seconds:  # an earlier run's result, or a chunk past the media's end: looked up, not heard
         return (Piece("fetch", max(start, end - SLACK_MS), end),)
     pieces: list[Piece] = []
     until = end
-    for phase in ("store", "inference", "fetch"):  # backwards: the end is the one time that is sure
+    for phase in reversed(CHUNK_PHASES[task.type]):  # the end is the one time that is sure
         since = max(start, until - round(1000 * task.seconds.get(phase, 0.0)))
-        if since < until or phase == "inference":
+        if since < until or phase in ("inference", "diarize"):
             pieces.append(Piece(phase, since, until))
         until = since
     return tuple(reversed(pieces))

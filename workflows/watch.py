@@ -10,15 +10,22 @@ from workers.tasks import ServerSilent
 from workflows.client import Client
 from workflows.display import Display, failure_line
 from workflows.follow import Follower
-from workflows.progress import JobView, from_workflow, stuck_tasks
+from workflows.progress import DIARIZATION, JobView, fatal_task, from_workflow, stuck_tasks
 
 LOOK_SECONDS = 0.5
 LOOK_SECONDS_A_CHUNK = 0.004  # a look at 500 chunks is some 600 KB of JSON: every 2 s then
 NO_WORKER_MS = 15_000  # longer than a worker's start, shorter than a person's patience
 SILENT_SECONDS = 120.0  # a server's restart takes up to half a minute
 
-# what must be alive for a task to be taken: both lanes of a worker give signs of life under one name
-LANE_OF = {"plan_media": "split_media", "stitch_transcript": "split_media", "detect_language": "transcribe_chunk"}
+# what must be alive for a task to be taken: each lane of a worker gives signs of life under one name
+LANE_OF = {
+    "plan_media": "split_media",
+    "await_speakers": "split_media",
+    "stitch_transcript": "split_media",
+    "detect_language": "transcribe_chunk",
+    "map_speech": "diarize_chunk",
+    "cluster_speakers": "diarize_chunk",
+}
 
 
 @dataclass
@@ -123,7 +130,7 @@ def ending(view: JobView) -> WhisperfleetError:
     """The error of a job that ended badly: that of the task that ended it, where one did."""
     if view.stage == "cancelled":
         return JobCancelled(view.reason or "The job was cancelled.")
-    culprit = next((task for task in reversed(view.tasks) if task.failed and task.chunk is None and task.error), None)
+    culprit = fatal_task(view.tasks)
     kind = by_name(culprit.error or "") if culprit else JobError
     sentence = view.reason or "The job failed and gave no reason."
     return kind(sentence) if kind is not WhisperfleetError else JobError(sentence)
@@ -144,5 +151,5 @@ def _check_workers(client: Client, view: JobView, now_ms: int) -> None:
             address = client.server.removesuffix("/api")
             raise NoWorkerError(
                 f"No worker takes {kind} on {address}: start one with `whisperfleet worker --server {address}`, "
-                "or add --processes 1 to work here."
+                f"or add {'--no-diarize' if kind in DIARIZATION else '--processes 1 to work here'}."
             )

@@ -51,7 +51,10 @@ class Attempt:
             return raw | back | {"updateTime": T0 + now}
         if now < self.ended:
             share = (now - self.begun) / (self.ended - self.begun)
-            says = {"progress": round(share, 2)} if self.type == "transcribe_chunk" else {}
+            says: dict[str, Any] = {"progress": round(share, 2)} if self.type == "transcribe_chunk" else {}
+            if self.type == "await_speakers":
+                back = {"status": "SCHEDULED", "callbackAfterSeconds": 1, "outputData": {"waiting": True}}
+                return raw | back | {"updateTime": T0 + now}
             return raw | {"outputData": says, "updateTime": T0 + now - now % 3_000}
         raw.update(status=self.status, endTime=T0 + self.ended, retried=self.retried, outputData=self.output)
         return raw | ({"reasonForIncompletion": self.output.get("reason")} if self.status != "COMPLETED" else {})
@@ -67,6 +70,7 @@ class Job:
     media: str
     duration_ms: int
     output: dict[str, Any]
+    allow_gaps: bool = False
 
     def at(self, now: int) -> dict[str, Any]:
         """The workflow as `GET /api/workflow/{id}?includeTasks=true` has it `now` ms after T0."""
@@ -79,7 +83,7 @@ class Job:
             "createTime": T0,
             "startTime": T0,
             "endTime": T0 + self.ended if over else 0,
-            "input": {"media": self.media, "start": "", "end": ""},
+            "input": {"media": self.media, "start": "", "end": "", "allow_gaps": self.allow_gaps},
             "output": self.output if over else {},
             "tasks": [
                 *({"taskType": kind, "referenceTaskName": name, "status": "COMPLETED"} for kind, name in systems),
@@ -102,11 +106,16 @@ def simulate(
     split_ms_per_chunk: int = 250,
     media: str = "/media/lecture.mp4",
     seed: int = 7,
+    parts: int = 0,
+    part_ms: int = 6_000,
+    speakers: int | None = 3,
 ) -> Job:
     """A job of `chunks` chunks on `workers` workers.
 
     retried chunks fail once with an error, died ones lose their worker once, lost ones fail three times:
     their job is one with --allow-gaps. The split is slower than the first workers, so that chunks are given back.
+    With parts a machine `voices` diarizes them, each in part_ms; where speakers is None, cluster_speakers
+    fails, in a job with --allow-gaps.
     """
     dice = random.Random(seed)
     attempts = [
@@ -136,6 +145,10 @@ def simulate(
                 queue.append((attempt.ended + 1_000, index, retry + 1))
         free[worker] = attempt.ended
         attempts.append(attempt)
+    text_end = max(attempt.ended for attempt in attempts)
+    if parts:
+        attempts[0].output.update(diarize=True, speaker_tasks=_speaker_tasks(parts))
+        attempts += _diarization(parts, part_ms, duration // parts, split_end, text_end, speakers)
     begin = max(attempt.ended for attempt in attempts) + 60
     end = begin + 700
     stitched = {"files": {}, "duration_ms": duration, "chunks": chunks, "rtfx": duration / end, "gaps": len(lost)}
@@ -144,7 +157,58 @@ def simulate(
             "stitch_transcript", "stitch_transcript", begin, begin + 40, begin + 40, end, "laptop-0", output=stitched
         )
     )
-    return Job(tuple(attempts), end + 30, "COMPLETED", media, duration, stitched)
+    if parts:
+        stitched["speakers"] = speakers
+    return Job(tuple(attempts), end + 30, "COMPLETED", media, duration, stitched, bool(lost) or speakers is None)
+
+
+def _speaker_tasks(parts: int) -> list[dict[str, str]]:
+    return [
+        {"name": "map_speech", "taskReferenceName": "speech"},
+        *({"name": "diarize_chunk", "taskReferenceName": f"voices_{index}"} for index in range(parts)),
+    ]
+
+
+def _diarization(
+    parts: int, part_ms: int, audio_ms: int, split_end: int, text_end: int, speakers: int | None
+) -> list[Attempt]:
+    """One machine that takes the speech map, which needs the whole split, and then part after part."""
+    scheduled, worker = 3_000, "voices"
+    at = split_end + 200
+    spent: dict[str, Any] = {"key": "jobs/0/speech.json", "regions": 9, "seconds": {"map_speech": 1.2}}
+    attempts = [Attempt("map_speech", "speech", scheduled, 3_080, at, at + 1_200, worker, output=spent)]
+    at += 1_200
+    for index in range(parts):
+        begun, at = at + 20, at + 20 + part_ms
+        fetch, store = 100, 50
+        seconds = {"fetch": fetch / 1000, "diarize": (part_ms - fetch - store) / 1000, "store": store / 1000}
+        output = {
+            "index": index,
+            "key": f"jobs/0/voices/0/{index:05d}.npz",
+            "audio_ms": audio_ms,
+            "seconds": seconds,
+        }
+        part = Attempt("diarize_chunk", f"voices_{index}", scheduled, begun, begun, at, worker, output=output)
+        attempts.append(part)
+    begun, at = at + 80, at + 1_500
+    done: dict[str, Any] = {"key": "jobs/0/speakers/0/result.json", "speakers": speakers, "seconds": {"cluster": 1.4}}
+    failure: dict[str, Any] = {
+        "error": "EngineError",
+        "reason": "The voices of two versions cannot be compared: restart the workers.",
+    }
+    outcome, says = ("COMPLETED", done) if speakers is not None else ("COMPLETED_WITH_ERRORS", failure)
+    attempts.append(
+        Attempt("cluster_speakers", "cluster_speakers", begun - 60, begun, begun, at, worker, outcome, output=says)
+    )
+    if speakers is None and text_end < at:
+        waited = {"given_up": 0, "waited_seconds": (at - text_end) / 1000}
+        polled = text_end + 80
+        attempts.append(
+            Attempt(
+                "await_speakers", "await_speakers", text_end + 40, polled, polled, at + 900, "laptop-0", output=waited
+            )
+        )
+    return attempts
 
 
 def _chunk(

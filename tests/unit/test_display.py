@@ -86,6 +86,27 @@ def test_plain_text_goes_to_stdout_and_talk_to_stderr() -> None:
     )
 
 
+def test_plain_lines_tell_the_parts_once_the_text_is_complete() -> None:
+    job = simulate(chunks=20, workers=8, parts=6)
+    _, err = shown(lambda out, err: PlainDisplay(out, err, Clock()), job)
+    lines = [line for line in err.splitlines() if "telling the speakers apart" in line]
+    counts = [int(found[1]) for line in lines if (found := re.search(r"apart, (\d) of 6 parts, ", line))]
+    assert len(counts) == len(lines) >= 4
+    assert counts == sorted(set(counts))
+    assert counts[-1] == 6
+
+
+@pytest.mark.parametrize(
+    ("speakers", "said"),
+    [(3, ", 3 speakers ("), (1, ", 1 speaker ("), (0, ", no speakers ("), (None, ", speakers unknown (")],
+)
+def test_the_end_of_a_job_says_how_many_speak(speakers: int | None, said: str) -> None:
+    job = simulate(chunks=20, workers=8, parts=6, speakers=speakers)
+    line = summary_lines(view_at(job, job.ended), {})[0]
+    assert said in line
+    assert "speaker" not in summary_lines(view_at(JOB, JOB.ended), {})[0]
+
+
 def test_no_worker_is_said() -> None:
     err = io.StringIO()
     PlainDisplay(io.StringIO(), err).update(view_at(JOB, 500), workers_alive=0)
@@ -137,6 +158,19 @@ def test_live_lines_fit_a_terminal_of_80_columns_and_each_file_has_its_own(monke
     first, second = (line.strip("\0\r") for line in lines)
     assert re.fullmatch(r"a lecture w….*\.mkv transcribing [━╸╺]+ +\d+/400 +[\d:]+ +\d+× +1 alive", first), first
     assert re.fullmatch(r"lecture\.mp4 +transcribing [━╸╺]+ +\d+/40 +0:\d\d +\d+× +8 alive", second), second
+
+
+def test_the_live_line_counts_parts_once_the_text_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    err = Terminal()
+    display = LiveDisplay(io.StringIO(), err)
+    display.update(view_at(simulate(chunks=20, workers=8, parts=6), 30_000), 8)
+    err.truncate(0)
+    display._progress.refresh()
+    line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", err.getvalue()).strip("\0\r\n")
+    display.close()
+    assert re.fullmatch(r"lecture\.mp4 +speakers +[━╸╺]+ +3/6 +\d+× +8 alive", line), line
 
 
 def test_live_text_is_on_stdout_whole_and_no_bar_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -5,13 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.jobs import SPEED, T0, Job, simulate
+from workers.errors import JobError
 from workflows.progress import JobView, from_workflow, stuck_tasks
+from workflows.watch import ending
 
 JOBS = {
     "one worker": simulate(chunks=12, workers=1, retried={3}),
     "eight workers": simulate(chunks=40, workers=8, retried={5, 9}, died={17}),
     "a gap": simulate(chunks=6, workers=2, lost={4}),
     "a chunk": simulate(chunks=1, workers=1),
+    "slow speakers": simulate(chunks=20, workers=8, parts=6, part_ms=6_000),
+    "quick speakers": simulate(chunks=20, workers=1, parts=6, part_ms=2_000),
+    "no speakers": simulate(chunks=20, workers=8, parts=6, speakers=None),
 }
 
 
@@ -44,14 +50,69 @@ def test_at_every_moment_the_counts_fit_and_nothing_is_negative(name: str, momen
         assert view.chunks_done + view.chunks_running + view.chunks_failed <= (view.chunks_total or 0)
         assert view.chunks_running == sum(task.running for task in view.tasks if task.chunk is not None)
         assert 0 <= view.share_done <= 1
+        assert view.parts_done + view.parts_failed <= (view.parts_total or 0)
     done = [view.chunks_done for view in views]
     assert done == sorted(done)
 
 
-def test_the_stages_come_in_the_order_of_the_flow() -> None:
-    job = JOBS["eight workers"]
-    seen = list(dict.fromkeys(view_at(job, now).stage for now in [*range(0, job.ended, 50), job.ended]))
-    assert seen == ["planning", "language", "splitting", "transcribing", "stitching", "done"]
+def stages(job: Job) -> list[str]:
+    """Those that a watcher sees, one after the other."""
+    return [stage for stage, _ in groupby(view_at(job, now).stage for now in [*range(0, job.ended, 50), job.ended])]
+
+
+@pytest.mark.parametrize("name", ["eight workers", "quick speakers"])
+def test_the_stages_come_in_the_order_of_the_flow(name: str) -> None:
+    assert stages(JOBS[name]) == ["planning", "language", "splitting", "transcribing", "stitching", "done"]
+
+
+@pytest.mark.parametrize("name", ["slow speakers", "no speakers"])
+def test_speakers_that_are_late_are_a_stage_of_their_own(name: str) -> None:
+    job = JOBS[name]
+    assert stages(job) == ["planning", "language", "splitting", "transcribing", "speakers", "stitching", "done"]
+    text_end = max(attempt.ended for attempt in job.attempts if attempt.type == "transcribe_chunk")
+    late = [view_at(job, now) for now in range(text_end, job.ended, 100)]
+    shares = [view.share_done for view in late if view.stage == "speakers"]
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1] == 1.0
+    assert {view.eta_ms for view in late} <= {None, 0}
+
+
+def test_parts_of_the_diarization_are_no_chunks_of_the_text() -> None:
+    view = from_workflow(JOBS["slow speakers"].end(), T0 + 10**6)
+    assert (view.chunks_total, view.chunks_done, view.chunks_retried) == (20, 20, 0)
+    assert (view.parts_total, view.parts_done, view.parts_failed, view.speakers) == (6, 6, 0, 3)
+    assert {task.type for task in view.tasks if task.chunk is not None} == {"transcribe_chunk"}
+    assert {task.type for task in view.tasks if task.part is not None} == {"diarize_chunk"}
+    unasked = from_workflow(JOBS["eight workers"].end(), T0 + 10**6)
+    assert (unasked.diarized, unasked.parts_total, unasked.speakers) == (False, None, None)
+    unknown = from_workflow(JOBS["no speakers"].end(), T0 + 10**6)
+    assert (unknown.diarized, unknown.stage, unknown.speakers) == (True, "done", None)
+
+
+@pytest.mark.parametrize("allow_gaps", [False, "", "false", True, "true"])
+def test_without_a_diarizer_only_a_job_that_allows_gaps_goes_on(allow_gaps: bool | str) -> None:
+    workflow = JOBS["slow speakers"].at(30_000)
+    workflow["input"]["allow_gaps"] = allow_gaps
+    workflow["tasks"] = [raw for raw in workflow["tasks"] if raw["taskType"] != "map_speech"]
+    for raw in workflow["tasks"]:
+        if raw["taskType"] == "diarize_chunk":
+            raw |= {"status": "SCHEDULED", "startTime": 0, "endTime": 0, "pollCount": 0, "outputData": {}}
+    view = from_workflow(workflow, T0 + 30_000)
+    assert view.stage == "speakers"
+    stuck = stuck_tasks(view, T0 + 30_000, 15_000)
+    assert stuck == (() if allow_gaps in (True, "true") else ("diarize_chunk",))
+
+
+def test_a_job_that_ends_for_want_of_speakers_gives_the_sentence_of_the_task_that_ended_it() -> None:
+    sentence = "The speakers could not be told apart: restart the workers, or allow gaps."
+    workflow = JOBS["no speakers"].end() | {"status": "FAILED", "reasonForIncompletion": "see the log"}
+    stitch = next(raw for raw in workflow["tasks"] if raw["taskType"] == "stitch_transcript")
+    stitch |= {"status": "FAILED_WITH_TERMINAL_ERROR", "outputData": {"error": "JobError", "reason": sentence}}
+    voices = next(raw for raw in workflow["tasks"] if raw["taskType"] == "diarize_chunk")
+    voices |= {"status": "FAILED", "endTime": T0 + 10**6, "outputData": {"error": "EngineError", "reason": "too late"}}
+    view = from_workflow(workflow, T0 + 10**6)
+    error = ending(view)
+    assert (type(error), str(error), view.reason) == (JobError, sentence, sentence)
 
 
 @pytest.mark.parametrize(

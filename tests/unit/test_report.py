@@ -14,12 +14,14 @@ from workers.errors import StorageError
 from workflows import timeline
 from workflows.progress import JobView, from_workflow
 from workflows.report import draw
-from workflows.report_page import page
+from workflows.report_page import COLOURS, headline, page
 from workflows.timeline import union_ms
 
 JOBS = {
     "one worker": simulate(chunks=12, workers=1, retried={3}),
     "eight workers": simulate(chunks=40, workers=8, retried={5}, died={17}, lost={9}),
+    "speakers": simulate(chunks=20, workers=4, parts=6),
+    "no speakers": simulate(chunks=20, workers=4, parts=6, speakers=None),
 }
 
 
@@ -33,7 +35,7 @@ def test_bars_tell_the_history_and_never_lie_over_each_other(name: str, now: int
     now = min(now, job.ended)
     lines = timeline.from_view(view_at(job, now))
     bars = [bar for lane in lines.lanes for bar in lane.bars]
-    held = [attempt for attempt in job.attempts if attempt.begun <= now]
+    held = [attempt for attempt in job.attempts if attempt.begun <= now and attempt.type != "await_speakers"]
     assert sorted((bar.task.reference, bar.task.attempt) for bar in bars) == sorted(
         (attempt.reference, attempt.retry + 1) for attempt in held
     )
@@ -61,6 +63,27 @@ def test_phases_are_where_the_simulation_put_them() -> None:
             inference = bar.pieces[1].end_ms - bar.pieces[1].start_ms
             assert inference == pytest.approx(1000 * attempt.output["seconds"]["inference"], abs=1)
     assert [lane.name for lane in lines.lanes] == ["laptop-0", "gpu-00"]
+
+
+def test_the_diarization_has_its_phases_in_a_lane_of_its_own_and_counts_for_no_inference() -> None:
+    with_speakers, without = JOBS["speakers"], simulate(chunks=20, workers=4)
+    lines = timeline.from_view(view_at(with_speakers, with_speakers.ended))
+    assert [lane.name for lane in lines.lanes] == ["laptop-0", "gpu-00", "gpu-01", "gpu-02", "gpu-03", "voices"]
+    phases = [[piece.phase for piece in bar.pieces] for bar in lines.lanes[-1].bars]
+    assert phases == [["speech"], *[["fetch", "diarize", "store"]] * 6, ["cluster"]]
+    assert [bar.label for bar in lines.lanes[-1].bars] == ["", "0", "1", "2", "3", "4", "5", ""]
+    assert {"speech", "diarize", "cluster"} <= set(lines.phases)
+    plain = timeline.from_view(view_at(without, without.ended))
+    assert lines.busy == pytest.approx((plain.busy or 0) * without.ended / with_speakers.ended)
+    facts = dict(headline(lines)[1])
+    assert facts["speakers"] == "3 (6 of 6 parts)"
+    failed = timeline.from_view(view_at(JOBS["no speakers"], JOBS["no speakers"].ended))
+    assert dict(headline(failed)[1])["speakers"] == "unknown (6 of 6 parts)"
+    assert "speakers" not in dict(headline(plain)[1])
+
+
+def test_every_phase_of_the_legend_has_a_colour() -> None:
+    assert set(timeline.PHASES) == set(COLOURS)
 
 
 def test_the_share_that_is_not_inference_is_the_wall_without_the_union_of_inference() -> None:
@@ -183,7 +206,8 @@ def test_the_page_has_every_attempt_needs_nothing_else_and_believes_nobody() -> 
 
 
 def test_both_files_are_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
-    for stem, job in (("done", JOBS["one worker"].end()), ("hostile", hostile())):
+    jobs = {"done": JOBS["one worker"].end(), "hostile": hostile(), "speakers": JOBS["no speakers"].end()}
+    for stem, job in jobs.items():
         picture, html = draw(job, tmp_path / "reports", stem)
         with Image.open(picture) as image:
             image.load()
@@ -191,7 +215,10 @@ def test_both_files_are_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
             assert len(image.convert("RGB").getcolors(1 << 24) or []) > 10
         assert html.read_text(encoding="utf-8").endswith("</html>\n")
     names = sorted(path.name for path in (tmp_path / "reports").iterdir())
-    assert names == ["done.html", "done.png", "hostile.html", "hostile.png"]
+    assert names == sorted(f"{stem}.{kind}" for stem in jobs for kind in ("html", "png"))
+    speakers = (tmp_path / "reports" / "speakers.html").read_text(encoding="utf-8")
+    assert "voices of part 5" in speakers
+    assert "await speakers" in speakers
 
 
 @pytest.mark.parametrize("now", [0, 60, 2_000, 3_010, 9_000])
