@@ -23,6 +23,7 @@ WIDTH_INCHES = 14.0
 LANE_INCHES = (0.17, 0.36)  # of many lanes and of few
 MOST_LANES_HIGH = 20
 DPI = 110
+FACTS_LENGTH = 168  # characters of 9.5 points that go into a line
 LABEL_SHARE = 0.0085  # of the axis' width that a digit takes: a bar gets its number where it has the room
 LEAST = {"failed": 0.003}  # share of the axis that a bar takes at least: what went wrong must be seen
 INK, FAINT = "#1b1f24", "#d5d9de"
@@ -90,7 +91,9 @@ def _draw_words(figure: "Figure", lines: Timeline, height: float) -> None:
     title, facts = headline(lines)
     style: dict[str, Any] = {"parse_math": False, "color": INK, "va": "top"}
     figure.text(0.015, 1 - 0.22 / height, _shortened(title, 110), fontsize=15, fontweight="bold", **style)
-    figure.text(0.015, 1 - 0.60 / height, " · ".join(f"{name} {value}" for name, value in facts), fontsize=9.5, **style)
+    figures = " · ".join(f"{name} {value}" for name, value in facts)
+    size = 9.5 if len(figures) < FACTS_LENGTH else 9.5 * FACTS_LENGTH / len(figures)
+    figure.text(0.015, 1 - 0.60 / height, figures, fontsize=size, **style)
     if lines.view.reason:
         colour = {**style, "color": COLOURS["failed"][0]}
         figure.text(0.015, 1 - 0.88 / height, _shortened(printable(lines.view.reason), 190), fontsize=9.5, **colour)

@@ -217,7 +217,8 @@ def _pieces(task: TaskView, view: JobView) -> tuple[Piece, ...]:
     if not task.done:
         return (Piece("running", start, end),)
     if task.type not in CHUNK_PHASES:
-        return (Piece(STAGE_PHASES[task.type], start, end),)
+        begun = max(start, (task.busy_from_ms or 0) - view.started_ms)  # the speech map is given back, as chunks are
+        return (Piece(STAGE_PHASES[task.type], begun, end),)
     if not task.seconds:  # an earlier run's result, or a chunk past the media's end: looked up, not heard
         return (Piece("fetch", max(start, end - SLACK_MS), end),)
     pieces: list[Piece] = []

@@ -70,6 +70,8 @@ def test_the_diarization_has_its_phases_in_a_lane_of_its_own_and_counts_for_no_i
     lines = timeline.from_view(view_at(with_speakers, with_speakers.ended))
     assert [lane.name for lane in lines.lanes] == ["laptop-0", "gpu-00", "gpu-01", "gpu-02", "gpu-03", "voices"]
     phases = [[piece.phase for piece in bar.pieces] for bar in lines.lanes[-1].bars]
+    speech = next(attempt for attempt in with_speakers.attempts if attempt.type == "map_speech")
+    assert lines.lanes[-1].bars[0].start_ms == speech.begun, "not when it was first asked for"
     assert phases == [["speech"], *[["fetch", "diarize", "store"]] * 6, ["cluster"]]
     assert [bar.label for bar in lines.lanes[-1].bars] == ["", "0", "1", "2", "3", "4", "5", ""]
     assert {"speech", "diarize", "cluster"} <= set(lines.phases)
