@@ -287,15 +287,24 @@ def _cut_down(segment: Segment, units: Sequence[_Unit]) -> Segment:
 
 def _text_of(segment: Segment, first: int, last: int) -> str:
     """The segment's text from word `first` to before `last`: cut out of it, so that scripts without spaces stay so."""
+    words = segment.words[:last]
+    places = word_places(segment.text, words)
+    if places is None:
+        return " ".join(word.text for word in words[first:])
+    return segment.text[places[first][0] : places[-1][1]]
+
+
+def word_places(text: str, words: Sequence[Word]) -> list[tuple[int, int]] | None:
+    """Where in `text` each word begins and ends, one after the other; None where one is not found."""
     places: list[tuple[int, int]] = []
     at = 0
-    for word in segment.words[:last]:
-        found = segment.text.find(word.text, at)
+    for word in words:
+        found = text.find(word.text, at)
         if found < 0:
-            return " ".join(word.text for word in segment.words[first:last])
+            return None
         at = found + len(word.text)
         places.append((found, at))
-    return segment.text[places[first][0] : places[-1][1]]
+    return places
 
 
 def _ordered(segments: Sequence[Segment]) -> list[Segment]:
