@@ -1,0 +1,213 @@
+"""The page to read a transcript on: one self-contained HTML file. Pure but for its own template files.
+
+Nothing of the page comes from elsewhere, and a strict policy keeps it so: style and script are named by
+their hashes, and the recording is the only thing it may load. The text stands in the page as plain
+paragraphs, so it can be read, printed and searched where scripts are switched off (mail previews); the
+script cuts a paragraph into words only when it comes near the screen.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from html import escape
+from importlib.resources import files
+from urllib.parse import unquote, urlsplit
+
+from workers.page.paragraphs import Paragraph, one_line, paragraphs
+from workers.spans import clock
+from workers.transcript import Gap, NoSpeaker, Transcript, Word
+
+COLOURS = 8  # page.css has so many for speakers; from the ninth on they come again with another mark before the name
+MARKS = 4
+VIDEO = frozenset({"mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "wmv", "flv", "3gp", "ogv"})
+
+UNNAMED: dict[NoSpeaker, str] = {
+    "off": "",
+    "failed": "Speaker unknown: recognizing the speakers failed",
+    "not diarized": "Speaker unknown: this part was lost to the recognition of speakers",
+    "no turn near": "Speaker unknown: no voice was recognized here",
+}
+"""What a reader is told where nobody is named; nothing where nobody asked for speakers."""
+
+_SLOT = re.compile(r"\{\{(\w+)\}\}")
+_CONTROLS = {code: "�" for code in (*range(9), 11, 12, *range(14, 32), 127)}  # HTML cannot hold them
+
+
+def render_page(transcript: Transcript, media: str | None) -> str:
+    """The whole page.
+
+    media is where the page finds the recording: a path relative to the page, or an http(s) address, both
+    percent-encoded; None where it is nowhere to be found. Whoever reads can choose a file of their own.
+    """
+    style, script = _template("page.css"), _template("page.js")
+    source = _playable(media)
+    slots = {
+        "policy": _policy(style, script, source),
+        "title": _text(transcript.provenance.media),
+        "facts": "".join(f"<span>{_text(fact)}</span>" for fact in _facts(transcript)),
+        "notes": _notes(transcript),
+        "player": _player(source),
+        "language": _text(transcript.language or "und"),
+        "transcript": "".join(_body(transcript)) or "<p>Nothing was said.</p>",
+        "made": _text(f"whisperfleet {transcript.provenance.whisperfleet}, {transcript.provenance.model}"),
+        "data": _embedded(transcript),
+        "style": style,
+        "script": script,
+    }
+    # one pass: what is filled in is never looked through for slots again
+    return _SLOT.sub(lambda slot: slots[slot.group(1)], _template("page.html"))
+
+
+@cache
+def _template(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(style: str, script: str, media: str | None) -> str:
+    """What the page may do: run its own script, show its own style, play the recording; nothing else."""
+    parts = urlsplit(media or "")
+    origin = f" {parts.scheme}://{parts.netloc}" if parts.netloc else ""
+    return escape(
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        f"media-src 'self' file: blob:{origin}; base-uri 'none'; form-action 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'",
+        quote=True,
+    )
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _playable(media: str | None) -> str | None:
+    """The address, if a page can play it: no other scheme, and no name that could end the policy's directive."""
+    if not media:
+        return None
+    parts = urlsplit(media)
+    if parts.scheme not in ("", "http", "https") or not re.fullmatch(r"[A-Za-z0-9.:\[\]_-]*", parts.netloc):
+        return None
+    return media
+
+
+def _player(media: str | None) -> str:
+    kind = "video" if media and urlsplit(media).path.rpartition(".")[2].lower() in VIDEO else "audio"
+    name = unquote(urlsplit(media).path.rpartition("/")[2]) if media else ""
+    source = f' src="{escape(media, quote=True)}"' if media else ""
+    return f'<{kind} id="media" preload="metadata" data-name="{_text(name)}"{source}></{kind}>'
+
+
+# ---- what the head says ----
+
+
+def _facts(transcript: Transcript) -> Iterator[str]:
+    yield _short(transcript.duration_ms)
+    if transcript.language:
+        yield f"language: {transcript.language}"
+    if transcript.speakers:
+        count = len(transcript.speakers)
+        yield f"{count} speaker{'s' if count > 1 else ''}"
+    words = sum(len(segment.words) or len(segment.text.split()) for segment in transcript.segments)
+    yield f"{words:,} word{'' if words == 1 else 's'}"
+
+
+def _notes(transcript: Transcript) -> str:
+    """What is missing or in doubt, before anybody reads."""
+    notes = list(transcript.warnings)
+    if transcript.gaps:
+        missing = _short(sum(gap.end_ms - gap.start_ms for gap in transcript.gaps))
+        count = len(transcript.gaps)
+        notes.append(f"{missing} in {count} part{'s' if count > 1 else ''} could not be transcribed; see below.")
+    items = "".join(f"<li>{_text(note)}</li>" for note in notes)
+    return f'<ul class="notes" aria-label="Notes">{items}</ul>' if items else ""
+
+
+# ---- the text ----
+
+
+def _body(transcript: Transcript) -> Iterator[str]:
+    """Paragraphs and gaps in the order of time."""
+    numbers = {name: number for number, name in enumerate(speaker_names(transcript))}
+    before: Paragraph | None = None
+    for part in paragraphs(transcript):
+        if isinstance(part, Gap):
+            yield _gap(part)
+            before = None
+        else:
+            goes_on = before is not None and part.continues(before)
+            yield _paragraph(part, None if part.speaker is None else numbers[part.speaker], goes_on)
+            before = part
+
+
+def speaker_names(transcript: Transcript) -> tuple[str, ...]:
+    """Everybody who is named anywhere; the transcript's own list first, which gives the colours."""
+    named = [speaker.name for speaker in transcript.speakers]
+    named += [turn.speaker for turn in transcript.turns]
+    named += [segment.speaker for segment in transcript.segments if segment.speaker is not None]
+    return tuple(dict.fromkeys(named))
+
+
+def _paragraph(part: Paragraph, speaker: int | None, goes_on: bool) -> str:
+    look = "s-none" if speaker is None else f"s{speaker % COLOURS} m{speaker // COLOURS % MARKS}"
+    known = "" if speaker is None else f' data-speaker="{speaker}"'
+    return (
+        f'<section class="block {look}{" more" if goes_on else ""}" data-from="{part.first}" data-to="{part.last}"'
+        f'{known}><div class="by">{_who(part, goes_on)}<a class="time" href="#t={part.start_ms / 1000:g}">'
+        f'{_short(part.start_ms)}</a></div><p dir="auto">{_text(part.text)}</p></section>\n'
+    )
+
+
+def _who(part: Paragraph, goes_on: bool) -> str:
+    if goes_on:
+        return ""
+    if part.speaker is not None:
+        return f'<h3 class="name">{_text(one_line(part.speaker))}</h3>'
+    reason = UNNAMED[part.no_speaker] if part.no_speaker else ""
+    return f'<h3 class="nobody">{_text(reason)}</h3>' if reason else ""
+
+
+def _gap(gap: Gap) -> str:
+    period = f"{clock(gap.start_ms)[:-4]}–{clock(gap.end_ms)[:-4]}"
+    note = f"[not transcribed {period}: {one_line(gap.reason)}]"
+    return (
+        f'<section class="gap"><div class="by"><a class="time" href="#t={gap.start_ms / 1000:g}">'
+        f"{_short(gap.start_ms)}</a></div><p>{_text(note)}</p></section>\n"
+    )
+
+
+def _short(ms: int) -> str:
+    """H:MM:SS, or M:SS below an hour."""
+    minutes, seconds = divmod(ms // 1000, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _text(text: str) -> str:
+    return escape(text.translate(_CONTROLS), quote=True)
+
+
+# ---- the data ----
+
+
+def _embedded(transcript: Transcript) -> str:
+    """The transcript as JSON that no HTML parser takes for anything else; a word is a row, which is a third of it.
+
+    The cues are made here, so that the page writes the same subtitles without knowing how they are made.
+    """
+    from workers.formats import cues  # which renders this page, and so cannot be imported before it
+
+    fields = tuple(Word.model_fields)
+    whole = transcript.model_dump(mode="json")
+    for segment in whole["segments"]:
+        segment["words"] = [[word[field] for field in fields] for word in segment["words"]]
+    data = {
+        "transcript": whole,
+        "word_fields": fields,
+        "speakers": speaker_names(transcript),
+        "cues": [(cue.start_ms, cue.end_ms, cue.lines, cue.speaker) for cue in cues(transcript)],
+        "unnamed": UNNAMED,
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return re.sub("[<>&\u2028\u2029]", lambda sign: f"\\u{ord(sign.group()):04x}", text)
