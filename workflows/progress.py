@@ -319,10 +319,13 @@ def _task(raw: Mapping[str, Any]) -> TaskView:
 
 
 def _seconds(value: Any) -> Mapping[str, float]:
-    """By phase where a chunk says so; the other tasks give one number, which their times tell already."""
+    """By phase where a chunk says so; the other tasks give one number, which their times tell already.
+
+    A transcript adds them up by name, so diarizers say fetch_voices where recognizers say fetch.
+    """
     if not isinstance(value, Mapping):
         return {}
-    return {str(name): max(0.0, float(number)) for name, number in value.items()}
+    return {str(name).removesuffix("_voices"): max(0.0, float(number)) for name, number in value.items()}
 
 
 def _chunk_index(raw: Mapping[str, Any]) -> int | None:

@@ -1,6 +1,7 @@
 """One `transcribe` command: check everything that can be checked, then run its jobs to their end."""
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,8 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from workers import models
-from workers.errors import OptionError, ServerError, WhisperfleetError
-from workers.messages import JobInput
+from workers.diarizers import loading as diarizers
+from workers.errors import MediaError, OptionError, ServerError, SourceUnavailable, WhisperfleetError
+from workers.messages import SPEAKER_OPTIONS, JobInput
 from workers.pool import check_device
 from workers.recognizers.options import check_options
 from workers.settings import Settings, server_address
@@ -73,19 +75,24 @@ def prepare(wish: Wish, settings: Settings, display: Display) -> tuple[list[Requ
     Returns what passed them, and the exit code so far.
     """
     given = {**dict(wish.options), "storage": settings.storage}
+    works_here = _works_here(wish, settings)
     jobs = [_decoded({**given, "media": media}) for media in wish.media]
     check_options(jobs[0].recognize_options())
+    check_speaker_options(jobs[0])
     models.check_name(jobs[0].model, jobs[0].engine)
+    if jobs[0].diarize:
+        (diarizers.check if works_here else diarizers.check_anywhere)(jobs[0].diarizer, jobs[0].diarizer_model)
     outputs.check_folder(wish.output_dir)
     storage = open_storage(settings.storage, settings)
     storage.check_writable()
     stems = outputs.stems([_name(media) for media in wish.media])
     if settings.server is not None:
         _warn_of_local_storage(settings, display)
+    of_speakers = _speaker_files(jobs[0], storage, settings, ask=works_here)
     requests, code = [], 0
     for job, stem in zip(jobs, stems, strict=True):
         try:
-            checked = _checked(job, storage, settings, ask=_works_here(wish, settings))
+            checked = _checked(job.model_copy(update=of_speakers), storage, settings, ask=works_here)
             requests.append(Request(_placed(checked, storage, settings), _name(job.media), stem))
         except WhisperfleetError as error:
             display.failed(_name(job.media), error)
@@ -99,8 +106,48 @@ def _decoded(given: Mapping[str, object]) -> JobInput:
         return JobInput.decode(given)
     except OptionError as error:
         field, _, rest = str(error).partition(" ")
-        option = "MEDIA" if field == "media" else f"--{field.replace('_', '-')}"
-        raise OptionError(f"{option} {rest}") from None
+        if field == "speaker_names":  # a form has them after commas, a command line each for itself
+            said = ", ".join(map(str, given["speaker_names"])) if isinstance(given["speaker_names"], list) else ""
+            raise OptionError(
+                f"--speaker-names is '{said}': write NAME=CLIP once for each person, every NAME another one "
+                "and none that begins with SPEAKER_."
+            ) from None
+        raise OptionError(f"{'MEDIA' if field == 'media' else _option(field)} {_TWO_WORDS.sub(_named, rest)}") from None
+
+
+# a second field in a sentence; what stands in quotes is the user's, and a field of one word may be just a word
+_TWO_WORDS = re.compile(rf"(?<!')\b(?:{'|'.join(name for name in JobInput.model_fields if '_' in name)})\b(?!')")
+
+
+def _named(field: re.Match[str]) -> str:
+    return _option(field[0])
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def check_speaker_options(job: JobInput) -> None:
+    """Refuse what would quietly have no effect.
+
+    Raises OptionError naming the option.
+    """
+    changed = [
+        name
+        for name, field in JobInput.model_fields.items()
+        if name in SPEAKER_OPTIONS and getattr(job, name) != field.get_default(call_default_factory=True)
+    ]
+    if not job.diarize and len(changed) > 1:
+        useless = next(name for name in changed if name != "diarize")
+        raise OptionError(f"{_option(useless)} has no meaning with --no-diarize: leave one of them out.")
+    if not job.diarize and job.formats == ("rttm",):
+        raise OptionError("--formats rttm holds speakers only, and --no-diarize asks for none: change one of them.")
+    if job.speaker_wait != "auto" and not job.allow_gaps:
+        raise OptionError(
+            "--speaker-wait has no meaning without --allow-gaps, which lets the text do without speakers."
+        )
+    if job.speakers and (job.min_speakers or job.max_speakers):
+        raise OptionError("--speakers is the exact number, so it leaves no room for --min-speakers and --max-speakers.")
 
 
 def _works_here(wish: Wish, settings: Settings) -> bool:
@@ -126,15 +173,46 @@ def _checked(job: JobInput, storage: Storage, settings: Settings, ask: bool) -> 
     return job.model_copy(update={"media": str(source.path)})
 
 
+def _speaker_files(job: JobInput, storage: Storage, settings: Settings, ask: bool) -> dict[str, object]:
+    """What of the job names files that tell its speakers: looked into, and where the workers find them.
+
+    Raises MediaError that names the person whose reference clip is none.
+    """
+    clips = {}
+    for name, clip in job.speaker_names.items():
+        try:
+            clips[name] = _sent(_checked_clip(clip, settings, ask), storage, settings)
+        except (MediaError, SourceUnavailable) as error:
+            raise type(error)(f"The reference clip of {name}: {error}") from error
+    model = job.diarizer_model
+    if model is not None and Path(model).expanduser().is_dir():
+        model = str(Path(model).expanduser().absolute())
+    return {"speaker_names": clips, "diarizer_model": model}
+
+
+def _checked_clip(clip: str, settings: Settings, ask: bool) -> str:
+    if is_remote(clip):
+        if ask:
+            check_remote(clip, settings)
+        return clip
+    source = open_source(clip, settings, settings.home / "media", identity="not asked for")
+    look_into(JobInput(media=str(source.path)), source)
+    return str(source.path)
+
+
 def _placed(job: JobInput, storage: Storage, settings: Settings) -> JobInput:
+    return job.model_copy(update={"media": _sent(job.media, storage, settings)})
+
+
+def _sent(media: str, storage: Storage, settings: Settings) -> str:
     """With storage that other machines reach, a local file goes there first: its path means nothing to them."""
-    if settings.server is None or not storage.address.startswith("s3://") or "://" in job.media:
-        return job
-    path = Path(job.media)
+    if settings.server is None or not storage.address.startswith("s3://") or "://" in media:
+        return media
+    path = Path(media)
     key = f"media/{identity_of(path)}/{path.name}"
     if not storage.exists(key):
         storage.put_file(key, path)
-    return job.model_copy(update={"media": storage.url(key)})
+    return storage.url(key)
 
 
 def _warn_of_local_storage(settings: Settings, display: Display) -> None:

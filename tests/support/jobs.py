@@ -148,7 +148,7 @@ def simulate(
     text_end = max(attempt.ended for attempt in attempts)
     if parts:
         attempts[0].output.update(diarize=True, speaker_tasks=_speaker_tasks(parts))
-        attempts += _diarization(parts, part_ms, duration // parts, split_end, text_end, speakers)
+        attempts += _diarization(parts, part_ms, split_end, text_end, speakers)
     begin = max(attempt.ended for attempt in attempts) + 60
     end = begin + 700
     stitched = {"files": {}, "duration_ms": duration, "chunks": chunks, "rtfx": duration / end, "gaps": len(lost)}
@@ -169,9 +169,7 @@ def _speaker_tasks(parts: int) -> list[dict[str, str]]:
     ]
 
 
-def _diarization(
-    parts: int, part_ms: int, audio_ms: int, split_end: int, text_end: int, speakers: int | None
-) -> list[Attempt]:
+def _diarization(parts: int, part_ms: int, split_end: int, text_end: int, speakers: int | None) -> list[Attempt]:
     """One machine that takes the speech map, which needs the whole split, and then part after part."""
     scheduled, worker = 3_000, "voices"
     at = split_end + 200
@@ -181,11 +179,15 @@ def _diarization(
     for index in range(parts):
         begun, at = at + 20, at + 20 + part_ms
         fetch, store = 100, 50
-        seconds = {"fetch": fetch / 1000, "diarize": (part_ms - fetch - store) / 1000, "store": store / 1000}
+        seconds = {
+            "fetch_voices": fetch / 1000,
+            "diarize": (part_ms - fetch - store) / 1000,
+            "store_voices": store / 1000,
+        }
         output = {
             "index": index,
             "key": f"jobs/0/voices/0/{index:05d}.npz",
-            "audio_ms": audio_ms,
+            "windows": 1_000,
             "seconds": seconds,
         }
         part = Attempt("diarize_chunk", f"voices_{index}", scheduled, begun, begun, at, worker, output=output)
