@@ -1,5 +1,6 @@
 """What `doctor` looks at: each check is small, never raises, and says what to do."""
 
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -35,6 +36,8 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
         _disk,
         _models,
         _openai,
+        _ge2e,
+        _pyannote,
     )
     return tuple(check(settings) for check in checks)
 
@@ -123,3 +126,24 @@ def _openai(_: Settings) -> Finding:
     if importlib.util.find_spec("whisper") is None:
         return Finding("openai-whisper", "note", 'not installed; `pip install "whisperfleet[openai]"` brings it')
     return Finding("openai-whisper", "ok", "installed")
+
+
+def _ge2e(_: Settings) -> Finding:
+    from workers.diarizers.loading import load
+
+    try:
+        load("ge2e", None, "cpu")
+    except WhisperfleetError as error:
+        return Finding("Diarizer ge2e", "lacks", str(error))
+    return Finding("Diarizer ge2e", "ok", "the default; its model is in the package, and loads")
+
+
+def _pyannote(_: Settings) -> Finding:
+    from workers.diarizers.loading import check
+
+    try:
+        check("pyannote", None)
+    except WhisperfleetError as error:
+        return Finding("Diarizer pyannote", "note", str(error))
+    version = importlib.metadata.version("pyannote.audio")
+    return Finding("Diarizer pyannote", "ok", f"pyannote.audio {version}; its models come from a folder or the hub")

@@ -6,9 +6,11 @@ import click
 import pytest
 
 from workers.errors import MediaError, ModelError, OptionError, WhisperfleetError
+from workers.lanes import ALL_TASKS
 from workers.messages import SPEAKER_OPTIONS, Format, JobInput
 from workers.settings import Settings
 from workflows.commands.transcribe import HEADINGS, transcribe
+from workflows.commands.worker import worker
 from workflows.display import PlainDisplay
 from workflows.transcription import Request, Wish, prepare
 
@@ -122,3 +124,9 @@ def test_hints_names_and_clips_reach_the_job(tmp_path: Path, monkeypatch: pytest
 
 def test_the_options_of_the_speakers_are_those_of_the_messages() -> None:
     assert set(OPTIONS) >= SPEAKER_OPTIONS
+
+
+def test_the_help_of_a_worker_names_every_task_type_once() -> None:
+    text = worker.get_help(click.Context(worker, info_name="worker", terminal_width=80))
+    listed = re.findall(r"^ +(?:words|speakers|media) +(\S+)$", text, re.MULTILINE)
+    assert sorted(",".join(listed).split(",")) == sorted(ALL_TASKS)

@@ -117,7 +117,10 @@ def retry(
     server: str | None,
     as_json: bool,
 ) -> None:
-    """Run an ended job again: only what is missing is done."""
+    """Run an ended job again: only what is missing is done.
+
+    Of a job whose speakers were lost the words are kept, and the speakers are added.
+    """
     from workers.messages import JobInput
     from workflows.session import WorkerWish, interruptible, session
 
@@ -142,7 +145,7 @@ def retry(
 @folder_option
 @server_option
 def report(job_id: str, output_dir: Path, server: str | None) -> None:
-    """Draw a timeline of a job: a PNG and an HTML page in OUTPUT_DIR."""
+    """Draw a timeline of a job, words and speakers: a PNG and an HTML page in OUTPUT_DIR."""
     from workflows.outputs import check_folder
     from workflows.report import draw
 

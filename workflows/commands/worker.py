@@ -6,8 +6,8 @@ import sys
 import click
 
 
-@click.command(short_help="Work for a server: split, recognize, stitch.")
-@click.option("--tasks", metavar="LIST", help="Task types to take.  [default: all]")
+@click.command(short_help="Work for a server: split, recognize, diarize, stitch.")
+@click.option("--tasks", metavar="LIST", help="Task types to take, see above.  [default: all]")
 @click.option("--model", metavar="NAME|DIR", default="turbo", show_default=True, help="Loaded before work is taken.")
 @click.option("--engine", metavar="NAME", default="faster-whisper", show_default=True)
 @click.option("--processes", type=click.IntRange(1, 256), help="How many.  [default: one a GPU, or cores / 4]")
@@ -26,6 +26,15 @@ def worker(
     """Take tasks from a Conductor server until stopped.
 
     Ctrl-C once finishes what is in hand; twice stops at once, and other workers do it again.
+
+    Task types can be divided among machines, with a comma between them:
+
+    \b
+      words     detect_language,transcribe_chunk
+      speakers  diarize_chunk,map_speech,cluster_speakers
+      media     plan_media,split_media,await_speakers,stitch_transcript
+
+    Who takes speakers loads the diarizer that a job asks for when its first task comes.
     """
     from workers import models
     from workers import settings as environment
