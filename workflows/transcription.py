@@ -46,6 +46,8 @@ class Request:
     job: JobInput
     name: str
     stem: str
+    media: str
+    """As it is reached from here: where workers reach a copy, this stays the file."""
 
 
 def run(wish: Wish, settings: Settings, display: Display) -> int:
@@ -93,7 +95,8 @@ def prepare(wish: Wish, settings: Settings, display: Display) -> tuple[list[Requ
     for job, stem in zip(jobs, stems, strict=True):
         try:
             checked = _checked(job.model_copy(update=of_speakers), storage, settings, ask=works_here)
-            requests.append(Request(_placed(checked, storage, settings), _name(job.media), stem))
+            placed = _placed(checked, storage, settings)
+            requests.append(Request(placed, _name(job.media), stem, checked.media))
         except WhisperfleetError as error:
             display.failed(_name(job.media), error)
             code = code or error.exit_code
@@ -236,15 +239,22 @@ def _begin(running: Session, request: Request, wish: Wish, settings: Settings, d
         id=job_id,
         name=request.name,
         storage=lambda address: open_storage(address, settings),
-        on_done=partial(delivered, settings=settings, folder=wish.output_dir, stem=request.stem),
+        on_done=partial(delivered, settings=settings, folder=wish.output_dir, stem=request.stem, media=request.media),
     )
 
 
 def delivered(
-    _view: JobView, workflow: Mapping[str, object], *, settings: Settings, folder: Path, stem: str
+    _view: JobView,
+    workflow: Mapping[str, object],
+    *,
+    settings: Settings,
+    folder: Path,
+    stem: str,
+    media: str | None = None,
 ) -> Mapping[str, str]:
     """Copy a finished job's files to the output folder.
 
+    media is the recording's path or address as this machine reaches it; else the one that the job was given.
     Raises StorageError where the folder or the storage refuses.
     """
     from workflows.watch import plan_output
@@ -258,7 +268,9 @@ def delivered(
             "run `whisperfleet workflows register`."
         )
     storage = open_storage(str(plan["storage"]), settings)
-    return outputs.deliver(storage, str(plan["job"]), tuple(files), folder, stem)
+    given = workflow.get("input")
+    media = media or (str(given.get("media") or "") if isinstance(given, dict) else "")
+    return outputs.deliver(storage, str(plan["job"]), tuple(files), folder, stem, media)
 
 
 def _name(media: str) -> str:

@@ -33,7 +33,7 @@ UNNAMED: dict[NoSpeaker, str] = {
 """What a reader is told where nobody is named; nothing where nobody asked for speakers."""
 
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
-_CONTROLS = {code: "�" for code in (*range(9), 11, 12, *range(14, 32), 127)}  # HTML cannot hold them
+_CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 127), "�")  # HTML cannot hold them
 
 
 def render_page(transcript: Transcript, media: str | None) -> str:
