@@ -33,10 +33,11 @@ BLOCKS = FRAMES // BLOCK_FRAMES  # in a window
 DIMENSION = 256
 BATCH = 16  # windows; no slower a window than 64 (4.6 against 5.1 ms), and silence is skipped in finer pieces
 
-LEVEL_DB = -30.0  # dBFS of the voice in a window, as in training (audio_norm_target_dBFS)
-SILENT_DB = -60.0  # a window whose loudest frames are softer has no voice in it
-VOICE_RANGE_DB = 25.0  # how far below the loud frames of a window a frame may be and still count as voice
-LOUD_FRAME = FRAMES - FRAMES // 10  # rank from the softest: the loud tenth begins here
+# The weights hear mel power, not its logarithm: a voice that is twice as loud would be another one. They were trained
+# on files brought to -30 dBFS, pauses included. Each window is brought to LEVEL_DB as a whole: levels from -30 to
+# -20 part flite's voices equally well and espeak's best at -27; measuring the louder frames only parts no better.
+LEVEL_DB = -27.0  # dBFS
+SILENT_DB = -60.0  # dBFS; a window that is softer has no voice in it
 
 Mel = NDArray[np.float64]  # shape (frames, MELS), power
 Level = NDArray[np.float64]  # shape (frames,), mean square, 1 at full scale
@@ -82,9 +83,11 @@ class Ge2e:
             wanted()
             own = range(max(numbers.start, windows.start), min(numbers.stop, windows.stop))
             here, there = _slice(own, windows.start), _slice(own, numbers.start)
-            voiced = _loudness(level) >= 10 ** (SILENT_DB / 10)
+            power = np.mean(level, axis=1)
+            voiced = power >= 10 ** (SILENT_DB / 10)
             if voiced[there].any():
-                found = self._embeddings(mel * _gain(level)[:, None, None])
+                gain = 10 ** (LEVEL_DB / 10) / np.where(voiced, power, 1)
+                found = self._embeddings(mel * gain[:, None, None])
                 embedding[here, 0] = np.where(voiced[:, None], found, np.nan)[there]
         return Windows(
             spec_hash=self.spec.hash,
@@ -170,21 +173,6 @@ def _block(audio: Pcm, start: int) -> tuple[Mel, Level]:
     frames = np.lib.stride_tricks.sliding_window_view(samples, FFT)[::HOP]
     spectrum = np.fft.rfft(frames * HANN)
     return (spectrum.real**2 + spectrum.imag**2) @ FILTERS, np.mean(frames**2, axis=1)
-
-
-def _loudness(level: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean square of the frame at which the loud tenth of each window begins."""
-    return np.asarray(np.partition(level, LOUD_FRAME, axis=1)[:, LOUD_FRAME], np.float64)
-
-
-def _gain(level: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Factor on power that brings the voice in each window to LEVEL_DB.
-
-    The weights hear mel power, not its logarithm, so a voice that is twice as loud would be another one.
-    """
-    voice = level >= (_loudness(level) * 10 ** (-VOICE_RANGE_DB / 10))[:, None]
-    power = np.sum(np.where(voice, level, 0), axis=1) / np.maximum(np.sum(voice, axis=1), 1)
-    return np.asarray(10 ** (LEVEL_DB / 10) / np.maximum(power, 1e-12), np.float64)
 
 
 def _slice(numbers: range, origin: int) -> slice:
