@@ -28,7 +28,8 @@ def clustered(
 
 def like(cosine: float, cluster: int, other: int = 5) -> Voice:
     """A voice of length 1 at that cosine to the centre of `cluster`."""
-    return (cosine * EYE[cluster] + np.sqrt(1 - cosine**2) * EYE[other]).astype(np.float32)
+    voice: Voice = (cosine * EYE[cluster] + np.sqrt(1 - cosine**2) * EYE[other]).astype(np.float32)
+    return voice
 
 
 def test_people_are_numbered_as_they_appear() -> None:

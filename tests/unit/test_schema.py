@@ -9,7 +9,7 @@ import pytest
 from workers.formats import render
 from workers.schemas import TRANSCRIPT_SCHEMA, transcript_schema
 from workers.spans import Span
-from workers.transcript import ChunkRecord, Decode, Gap, Provenance, Segment, Transcript, Word
+from workers.transcript import ChunkRecord, Decode, Gap, Provenance, Segment, Speaker, SpeakerTurn, Transcript, Word
 
 FULL = Transcript(
     duration_ms=60_000,
@@ -20,9 +20,14 @@ FULL = Transcript(
             end_ms=900,
             text="Hello.",
             speaker="Ann",
-            words=(Word(start_ms=0, end_ms=900, text="Hello.", probability=0.5),),
+            words=(
+                Word(start_ms=0, end_ms=900, text="Hello.", probability=0.5, speaker="Ann", speaker_confidence=0.9),
+            ),
         ),
+        Segment(start_ms=2_000, end_ms=2_500, text="Who?", no_speaker="no turn near"),
     ),
+    speakers=(Speaker(name="Ann", spoken_ms=900, similarity=0.9), Speaker(name="SPEAKER_00", spoken_ms=0)),
+    turns=(SpeakerTurn(start_ms=0, end_ms=900, speaker="Ann"),),
     gaps=(Gap(start_ms=30_000, end_ms=60_000, chunk=None, error="MediaError", reason="cut off"),),
     warnings=("a warning",),
     provenance=Provenance(
@@ -41,6 +46,7 @@ FULL = Transcript(
             ),
         ),
         seconds={"plan": 0.5},
+        diarization={"diarizer": "ge2e", "speakers": 2, "eigenvalues": [0.0, 0.1], "asked": None},
     ),
 )
 
@@ -68,7 +74,11 @@ def test_what_is_written_is_valid(transcript: Transcript) -> None:
         (("segments", 0, "start_ms"), "0"),
         (("segments", 0, "words", 0, "probability"), 1.5),
         (("segments", 0, "surprise"), 1),
-        (("schema_version",), 2),
+        (("schema_version",), 1),
+        (("segments", 0, "no_speaker"), "forgot"),
+        (("segments", 0, "words", 0, "speaker_confidence"), 1.5),
+        (("speakers", 0, "spoken_ms"), -1),
+        (("turns", 0, "speaker"), None),
         (("gaps", 0, "reason"), None),
     ],
 )
