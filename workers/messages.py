@@ -488,7 +488,6 @@ class AwaitSpeakersInput(SpeakerRef):
 
 
 class AwaitSpeakersOutput(Message):
-    late: bool = Field(description="the speakers were not waited for any longer")
     waited_seconds: float
 
 

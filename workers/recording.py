@@ -39,9 +39,7 @@ class Recording:
         Raises ChunkNotReady while a chunk of it is not written, StorageUnavailable where its audio is not
         what the split wrote.
         """
-        pieces = [
-            self._part(chunk, start_ms, end_ms) for chunk in self._needed(start_ms, end_ms) if chunk.core.duration_ms
-        ]
+        pieces = [self._part(chunk, start_ms, end_ms) for chunk in self._holding(start_ms, end_ms)]
         return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
 
     def pieces(self, wanted: Callable[[], None]) -> Iterator[Samples]:
@@ -56,14 +54,17 @@ class Recording:
         """Whether every chunk is written."""
         return all(self._storage.exists(self._keys.chunk(index)) for index in reversed(range(self._plan.chunk_count)))
 
-    def _needed(self, start_ms: int, end_ms: int | None) -> list[Chunk]:
-        """Records of the chunks whose cores may hold some of it: a true cut lies within SEARCH_MS of a wanted one."""
+    def _holding(self, start_ms: int, end_ms: int | None) -> Iterator[Chunk]:
+        """The chunks whose cores hold some of it, in order, without a look at those after them."""
         start = start_ms + self._origin_ms
-        end = None if end_ms is None else end_ms + self._origin_ms
-        cuts = self._plan.wanted_cuts_ms
-        first = sum(cut + SEARCH_MS <= start for cut in cuts)
-        last = len(cuts) if end is None else sum(cut - SEARCH_MS < end for cut in cuts)
-        return [self._chunk(index) for index in range(first, last + 1)]
+        # a true cut lies within SEARCH_MS of a wanted one, so the chunks before these surely end too early
+        first = sum(cut + SEARCH_MS <= start for cut in self._plan.wanted_cuts_ms)
+        for index in range(first, self._plan.chunk_count):
+            chunk = self._chunk(index)
+            if chunk.core.duration_ms and chunk.core.end_ms > start:
+                yield chunk
+            if end_ms is not None and chunk.core.end_ms >= end_ms + self._origin_ms:
+                return
 
     def _part(self, chunk: Chunk, start_ms: int, end_ms: int | None) -> Samples:
         """What of a chunk's core lies in [start_ms, end_ms)."""

@@ -49,12 +49,14 @@ class Sibling:
     status: str
 
     @property
-    def over(self) -> bool:
-        return self.status in _GONE
+    def open(self) -> bool:
+        """Somebody has it, or is to have it."""
+        return self.status not in _GONE
 
     @property
-    def failed(self) -> bool:
-        return self.over and self.status != "COMPLETED"
+    def decided(self) -> bool:
+        """It is done, or lost for good; an optional task that failed may yet have another attempt."""
+        return self.status in ("COMPLETED", "COMPLETED_WITH_ERRORS")
 
 
 class TaskClient:

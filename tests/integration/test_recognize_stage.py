@@ -11,6 +11,7 @@ import soundfile
 
 from tests.conftest import Studio
 from tests.support.speech import Script
+from tests.support.stages import make_context
 from workers import settings as environment
 from workers.context import Context
 from workers.errors import ChunkNotReady, StorageUnavailable
@@ -53,15 +54,7 @@ def storage(tmp_path: Path) -> Storage:
 
 
 def context(storage: Storage, recognizer: Callable[[RecognizeOptions], Recognizer]) -> Context:
-    return Context(
-        settings=environment.load(),
-        worker="tester",
-        attempt=2,
-        open_storage=lambda address: storage,
-        recognizer=recognizer,
-        live_workers=lambda: 1,
-        aborted=lambda: False,
-    )
+    return make_context(attempt=2, open_storage=lambda address: storage, recognizer=recognizer)
 
 
 def flac(audio: Audio) -> bytes:

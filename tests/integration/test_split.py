@@ -13,7 +13,7 @@ from tests.conftest import Studio
 from tests.support.media import Job, assert_tiled, bursts, context, ffmpeg, write_wav
 from tests.support.speech import Script
 from workers.errors import MediaError, OptionError, WorkAborted
-from workers.messages import Chunk, JobInput, JobKeys, JobPlan, JobRef
+from workers.messages import Chunk, JobInput, JobKeys, JobPlan, SplitMediaInput
 from workers.spans import SAMPLE_RATE, Span
 from workers.stages.plan import plan_media
 from workers.stages.split import split_media
@@ -189,7 +189,7 @@ def test_chunks_planned_past_the_true_end_are_empty(planted: Path, tmp_path: Pat
         update={"wanted_cuts_ms": (60_000, 120_000, 180_000, 240_000), "span": Span.of(0, 300_000)}
     )
     storage.put_bytes(keys.plan, wrong.model_dump_json().encode())
-    split_media(JobRef(storage=plan.storage, job=plan.job), around)
+    split_media(SplitMediaInput(storage=plan.storage, job=plan.job), around)
     chunks = [Chunk.model_validate_json(storage.get_bytes(keys.chunk(index))) for index in range(5)]
     assert_tiled(chunks, 0, 150_000)
     assert [chunk.core.duration_ms for chunk in chunks[3:]] == [0, 0]
@@ -203,13 +203,13 @@ def test_media_that_changed_after_the_plan_is_refused(tmp_path: Path) -> None:
     plan = plan_media(JobInput(media=str(media), language="en"), around)
     write_wav(media, bursts(40, [6_000]))
     with pytest.raises(MediaError, match="changed while it was transcribed"):
-        split_media(JobRef(storage=plan.storage, job=plan.job), around)
+        split_media(SplitMediaInput(storage=plan.storage, job=plan.job), around)
 
 
 def test_an_unwanted_split_stops(planted: Path, tmp_path: Path) -> None:
     plan = plan_media(JobInput(media=str(planted), language="en"), context(tmp_path / "home"))
     with pytest.raises(WorkAborted):
-        split_media(JobRef(storage=plan.storage, job=plan.job), context(tmp_path / "home", aborted=True))
+        split_media(SplitMediaInput(storage=plan.storage, job=plan.job), context(tmp_path / "home", aborted=True))
 
 
 @pytest.mark.parametrize("name", ["mp3-vbr", "mkv", "wav-44k", "flac", "avi"])

@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from tests.support.stages import make_context
 from workers.context import Context
 from workers.media import ffmpeg_executable
-from workers.messages import Chunk, JobInput, JobKeys, JobRef, PlanMediaOutput, SplitMediaOutput
-from workers.recognizers import Recognizer
+from workers.messages import Chunk, JobInput, JobKeys, PlanMediaOutput, SplitMediaInput, SplitMediaOutput
 from workers.settings import Settings
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS
 from workers.stages.plan import plan_media
 from workers.stages.split import split_media
-from workers.storage import Storage, open_storage
+from workers.storage import Storage
 
 Audio = npt.NDArray[np.float32]
 
@@ -57,19 +57,7 @@ def context(home: Path, workers: int = 2, aborted: bool = False) -> Context:
     settings = Settings(
         home=home, server=None, storage=str(home / "objects"), s3_endpoint=None, ui=None, server_jar=None
     )
-
-    def no_recognizer(_options: object) -> Recognizer:
-        raise AssertionError("these stages recognize nothing")
-
-    return Context(
-        settings=settings,
-        worker="test",
-        attempt=1,
-        open_storage=lambda address: open_storage(address, settings),
-        recognizer=no_recognizer,
-        live_workers=lambda: workers,
-        aborted=lambda: aborted,
-    )
+    return make_context(settings, live_workers=lambda: workers, aborted=lambda: aborted)
 
 
 class Job:
@@ -77,7 +65,7 @@ class Job:
 
     def __init__(self, job: JobInput, around: Context) -> None:
         self.plan: PlanMediaOutput = plan_media(job, around)
-        self.ref = JobRef(storage=self.plan.storage, job=self.plan.job)
+        self.ref = SplitMediaInput(storage=self.plan.storage, job=self.plan.job, speakers=self.plan.speakers)
         self.split: SplitMediaOutput = split_media(self.ref, around)
         self.keys = JobKeys(self.plan.job)
         self.storage: Storage = around.open_storage(self.plan.storage)

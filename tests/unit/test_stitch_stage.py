@@ -8,6 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.support.stages import make_context
 from workers.context import Context
 from workers.errors import JobError, WorkAborted
 from workers.messages import (
@@ -20,11 +21,10 @@ from workers.messages import (
     SplitMediaOutput,
     StitchTranscriptInput,
 )
-from workers.recognizers import Recognizer
 from workers.settings import Settings
 from workers.spans import Span
 from workers.stages.stitch import stitch_transcript
-from workers.storage import Storage, open_storage
+from workers.storage import Storage
 from workers.transcript import Decode, Segment, Transcript, Word
 
 JOB = "0123abcd"
@@ -38,19 +38,7 @@ def context(tmp_path: Path) -> Context:
     settings = Settings(
         home=tmp_path, server=None, storage=str(tmp_path / "objects"), s3_endpoint=None, ui=None, server_jar=None
     )
-
-    def recognizer(_: Any) -> Recognizer:
-        raise AssertionError("stitching needs no engine")
-
-    return Context(
-        settings=settings,
-        worker="here",
-        attempt=1,
-        open_storage=lambda address: open_storage(address, settings),
-        recognizer=recognizer,
-        live_workers=lambda: 1,
-        aborted=lambda: False,
-    )
+    return make_context(settings)
 
 
 @pytest.fixture

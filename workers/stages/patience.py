@@ -21,13 +21,12 @@ def await_speakers(task: AwaitSpeakersInput, context: Context) -> AwaitSpeakersO
     Raises SpeakersPending while there is something to wait for.
     """
     branch = [sibling for sibling in context.siblings() if sibling.kind in DIARIZATION]
-    ended = next((sibling for sibling in branch if sibling.kind == "cluster_speakers" and sibling.over), None)
-    if ended is not None:
-        return AwaitSpeakersOutput(late=ended.failed, waited_seconds=round(context.waited_s, 3))
+    if any(sibling.kind == "cluster_speakers" and sibling.decided for sibling in branch):
+        return AwaitSpeakersOutput(waited_seconds=round(context.waited_s, 3))
     reason = _why_no_longer(task, context)
     if reason is not None:
         for sibling in branch:
-            if not sibling.over:
+            if sibling.open:
                 context.give_up(sibling, SpeakersLate(reason))
     raise SpeakersPending("The speakers are not told apart yet.")
 

@@ -1,0 +1,391 @@
+"""The stages of the diarization branch, on real storage with a diarizer of known numbers."""
+
+import hashlib
+import io
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.support.stages import ToneDiarizer, make_context
+from workers.context import Context
+from workers.errors import ChunkNotReady, EngineError, JobError, OptionError, SpeakersPending, StorageUnavailable
+from workers.messages import (
+    AwaitSpeakersInput,
+    Chunk,
+    ClusterSpeakersInput,
+    ClusterSpeakersOutput,
+    DiarizeChunkInput,
+    DiarizeChunkOutput,
+    JobInput,
+    JobKeys,
+    JobPlan,
+    SpeakerHints,
+    SpeakerPlan,
+    SpeakerResult,
+    SpeechMap,
+)
+from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
+from workers.stages.cluster import cluster_speakers
+from workers.stages.diarize import diarize_chunk
+from workers.stages.patience import NOBODY_S, SHORTEST_WAIT_S, await_speakers
+from workers.storage import Storage
+from workers.tasks import Sibling
+
+JOB = "job"
+KEYS = JobKeys(JOB)
+START_MS = 60_000
+LENGTH_MS = 30_000
+# who speaks in which second of the 30: 0 nobody, else 1 + the number of the voice
+SAID = [0, 2, 2, 2, 1, 1, 0, 3, 3, 3, 2, 2, 2, 2, 0, 1, 1, 1, 3, 3, 3, 3, 2, 0, 0, 1, 1, 2, 2, 2]
+
+
+def flac(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return make_context()
+
+
+@pytest.fixture
+def storage(context: Context) -> Storage:
+    return context.open_storage(context.settings.storage)
+
+
+def fill(storage: Storage, cuts_ms: Sequence[int] = (12_345, 20_001)) -> None:
+    """A job whose split is done: the recording in chunks, and its speech map."""
+    audio = np.repeat(np.array(SAID, np.int16) * 1000, SAMPLE_RATE)
+    edges = [0, *cuts_ms, LENGTH_MS]
+    for index, (start, end) in enumerate(itertools.pairwise(edges)):
+        data = flac(audio[start * SAMPLES_PER_MS : end * SAMPLES_PER_MS])
+        span = Span.of(start, end).shifted(START_MS)
+        chunk = Chunk(index=index, core=span, audio=span, audio_sha256=hashlib.sha256(data).hexdigest())
+        storage.put_bytes(KEYS.audio(index), data)
+        storage.put_bytes(KEYS.chunk(index), chunk.model_dump_json().encode())
+    plan = JobPlan(
+        job=JOB,
+        request=JobInput(media="talk.wav"),
+        media_name="talk.wav",
+        media_identity="0",
+        duration_ms=START_MS + LENGTH_MS,
+        span=Span.of(START_MS, START_MS + LENGTH_MS),
+        wanted_cuts_ms=tuple(START_MS + cut for cut in cuts_ms),
+    )
+    storage.put_bytes(KEYS.plan, plan.model_dump_json().encode())
+    speech = SpeechMap(regions=(Span.of(START_MS + 1000, START_MS + 6000),))
+    storage.put_bytes(KEYS.speech, speech.model_dump_json().encode())
+
+
+def put_plan(storage: Storage, chunk_seconds: int = 10, **more: Any) -> SpeakerPlan:
+    plan = SpeakerPlan(
+        diarizer="ge2e", chunk_seconds=chunk_seconds, chunk_count=-(-LENGTH_MS // (chunk_seconds * 1000)), **more
+    )
+    storage.put_bytes(KEYS.speaker_plan(plan.key), plan.model_dump_json().encode())
+    return plan
+
+
+def with_diarizer(diarizer: ToneDiarizer, **more: Any) -> Context:
+    return make_context(diarizer=lambda name, model: diarizer, **more)
+
+
+def diarize(storage: Storage, plan: SpeakerPlan, index: int, around: Context) -> DiarizeChunkOutput:
+    return diarize_chunk(DiarizeChunkInput(storage=storage.address, job=JOB, speakers=plan.key, index=index), around)
+
+
+def branch(storage: Storage, plan: SpeakerPlan, diarizer: ToneDiarizer, order: Sequence[int] = ()) -> dict[str, Any]:
+    """The join's output after all chunks were diarized, in that order."""
+    outputs: dict[str, Any] = {"speech": {"key": KEYS.speech}}
+    for index in order or range(plan.chunk_count):
+        outputs[f"voices_{index}"] = diarize(storage, plan, index, with_diarizer(diarizer)).model_dump()
+    return outputs
+
+
+def cluster(
+    storage: Storage, plan: SpeakerPlan, chunks: dict[str, Any], diarizer: ToneDiarizer, allow_gaps: bool = False
+) -> ClusterSpeakersOutput:
+    task = ClusterSpeakersInput(
+        storage=storage.address, job=JOB, speakers=plan.key, allow_gaps=allow_gaps, chunks=chunks
+    )
+    return cluster_speakers(task, with_diarizer(diarizer))
+
+
+def answer(storage: Storage, plan: SpeakerPlan) -> SpeakerResult:
+    return SpeakerResult.model_validate_json(storage.get_bytes(KEYS.speaker_result(plan.key)))
+
+
+LOST = {"error": "EngineError", "reason": "the card caught fire."}
+
+
+# ---- the answer ----
+
+
+def test_speakers_are_named_by_first_appearance_on_the_medias_clock(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    diarizer = ToneDiarizer()
+
+    output = cluster(storage, plan, branch(storage, plan, diarizer), diarizer)
+
+    found = answer(storage, plan)
+    assert output.speakers == 3
+    assert [speaker.name for speaker in found.speakers] == ["SPEAKER_00", "SPEAKER_01", "SPEAKER_02"]
+    for turn in found.turns:  # voices 1, 0, 2 appear in this order; a window that straddles a change is whose most is
+        middle = (turn.span.midpoint_ms - START_MS) // 1000
+        assert SAID[middle] == {"SPEAKER_00": 2, "SPEAKER_01": 1, "SPEAKER_02": 3}[turn.speaker]
+    assert found.turns[0].start_ms == pytest.approx(START_MS + 1000, abs=100)
+    assert diarizer.speech == [Span.of(1000, 6000)], "the speech map on the clock of the windows"
+
+
+@pytest.mark.parametrize("seconds", [10, 11, 17, 30, 300])
+@pytest.mark.parametrize("cuts", [(), (12_345, 20_001), (1, 15_000, 29_999)])
+def test_neither_chunk_plan_changes_a_byte(storage: Storage, seconds: int, cuts: tuple[int, ...]) -> None:
+    fill(storage, ())
+    whole = put_plan(storage, 300)
+    cluster(storage, whole, branch(storage, whole, ToneDiarizer()), ToneDiarizer())
+    expected = storage.get_bytes(KEYS.speaker_result(whole.key))
+    storage.delete(KEYS.prefix)
+
+    fill(storage, cuts)
+    plan = put_plan(storage, seconds)
+    diarizer = ToneDiarizer()
+    backwards = list(reversed(range(plan.chunk_count)))
+    cluster(storage, plan, branch(storage, plan, diarizer, backwards), diarizer)
+
+    assert storage.get_bytes(KEYS.speaker_result(plan.key)) == expected
+    owned = sorted(index for windows in diarizer.heard for index in windows)
+    assert owned == list(range(len(owned))), "every window was heard once"
+
+
+def test_a_reference_clip_gives_its_name_and_hints_reach_the_diarizer(storage: Storage) -> None:
+    fill(storage)
+    storage.put_bytes(KEYS.clip("ann"), flac(np.full(SAMPLE_RATE, 3000, np.int16)))
+    plan = put_plan(storage, clips={"Ann": KEYS.clip("ann")}, hints=SpeakerHints(exactly=3))
+    diarizer = ToneDiarizer()
+    cluster(storage, plan, branch(storage, plan, diarizer), diarizer)
+    assert [speaker.name for speaker in answer(storage, plan).speakers] == ["SPEAKER_00", "SPEAKER_01", "Ann"]
+    assert diarizer.hints == SpeakerHints(exactly=3)
+
+
+def test_a_reference_clip_without_a_voice_is_told_with_its_name(storage: Storage) -> None:
+    fill(storage)
+    storage.put_bytes(KEYS.clip("ann"), flac(np.zeros(SAMPLE_RATE, np.int16)))
+    plan = put_plan(storage, clips={"Ann": KEYS.clip("ann")})
+    with pytest.raises(OptionError, match="The reference clip of Ann: nobody speaks"):
+        cluster(storage, plan, branch(storage, plan, ToneDiarizer()), ToneDiarizer())
+
+
+# ---- running twice ----
+
+
+def test_a_chunk_that_is_done_is_found_and_not_heard_again(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    first = diarize(storage, plan, 1, with_diarizer(ToneDiarizer()))
+    again = ToneDiarizer()
+    second = diarize(storage, plan, 1, with_diarizer(again))
+    assert (second.reused, second.sha256, again.heard) == (True, first.sha256, [])
+
+
+def test_other_hints_find_the_windows_done(storage: Storage) -> None:
+    fill(storage)
+    diarize(storage, put_plan(storage), 1, with_diarizer(ToneDiarizer()))
+    assert diarize(storage, put_plan(storage, hints=SpeakerHints(exactly=2)), 1, with_diarizer(ToneDiarizer())).reused
+
+
+def test_another_version_hears_again(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    diarize(storage, plan, 1, with_diarizer(ToneDiarizer()))
+    assert not diarize(storage, plan, 1, with_diarizer(ToneDiarizer(version=2))).reused
+
+
+def test_damaged_windows_are_heard_again(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    first = diarize(storage, plan, 1, with_diarizer(ToneDiarizer()))
+    storage.put_bytes(first.key, b"half a file")
+    second = diarize(storage, plan, 1, with_diarizer(ToneDiarizer()))
+    assert (second.reused, second.sha256) == (False, first.sha256)
+
+
+def test_a_complete_answer_stands_without_audio_and_whatever_the_version(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    chunks = branch(storage, plan, ToneDiarizer())
+    first = cluster(storage, plan, chunks, ToneDiarizer())
+    storage.discard([KEYS.audio(index) for index in range(3)])  # as the stitcher does
+    newer = ToneDiarizer(version=2)
+    assert all(output.get("reused") for name, output in branch(storage, plan, newer).items() if name != "speech")
+    assert cluster(storage, plan, chunks, newer).sha256 == first.sha256
+    assert newer.heard == []
+
+
+def test_a_chunk_waits_for_its_audio(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    storage.delete(KEYS.chunk(2))
+    assert diarize(storage, plan, 0, with_diarizer(ToneDiarizer())).windows
+    with pytest.raises(ChunkNotReady):
+        diarize(storage, plan, 2, with_diarizer(ToneDiarizer()))
+
+
+# ---- what was lost ----
+
+
+def test_a_lost_part_fails_the_branch_and_says_where_and_why(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    chunks = branch(storage, plan, ToneDiarizer()) | {"voices_1": LOST}
+    with pytest.raises(JobError, match=r"lost for 00:01:10–00:01:20 \(the card caught fire\)\."):
+        cluster(storage, plan, chunks, ToneDiarizer())
+
+
+def test_with_gaps_allowed_a_lost_part_is_nobodys_and_named(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    chunks = branch(storage, plan, ToneDiarizer()) | {"voices_1": LOST}
+    output = cluster(storage, plan, chunks, ToneDiarizer(), allow_gaps=True)
+    found = answer(storage, plan)
+    assert found.missing == (Span.of(START_MS + 10_000, START_MS + 20_000),)
+    assert "00:01:10–00:01:20 was not diarized" in output.warnings[0]
+    assert all(turn.span.overlap_ms(found.missing[0]) <= 100 for turn in found.turns), "but for a window's length"
+
+
+def test_after_a_retry_the_lost_part_is_there_and_the_answer_whole(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    chunks = branch(storage, plan, ToneDiarizer())
+    cluster(storage, plan, chunks | {"voices_1": LOST}, ToneDiarizer(), allow_gaps=True)
+    cluster(storage, plan, chunks, ToneDiarizer())
+    assert answer(storage, plan).missing == ()
+
+
+@pytest.mark.parametrize("lost", [("speech",), ("voices_0", "voices_1", "voices_2")])
+def test_without_a_speech_map_or_any_part_nothing_can_be_told(storage: Storage, lost: tuple[str, ...]) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    chunks = branch(storage, plan, ToneDiarizer()) | dict.fromkeys(lost, LOST)
+    with pytest.raises(JobError, match="the card caught fire"):
+        cluster(storage, plan, chunks, ToneDiarizer(), allow_gaps=True)
+
+
+def test_chunks_of_two_versions_are_not_compared(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    chunks = branch(storage, plan, ToneDiarizer())
+    chunks["voices_1"] = diarize(
+        storage, plan, 1, with_diarizer(ToneDiarizer(version=2), worker="old-one")
+    ).model_dump()
+    with pytest.raises(JobError, match=r"different versions of tone .*bring all workers to one version"):
+        cluster(storage, plan, chunks, ToneDiarizer())
+    chunks = branch(storage, plan, ToneDiarizer())  # what a retry does: the odd one is heard again
+    assert cluster(storage, plan, chunks, ToneDiarizer()).speakers == 3
+
+
+def test_a_clusterer_of_another_version_leaves_it_to_others(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    chunks = branch(storage, plan, ToneDiarizer())
+    with pytest.raises(EngineError, match="another version of tone"):
+        cluster(storage, plan, chunks, ToneDiarizer(version=2))
+
+
+def test_windows_that_are_not_what_was_handed_in_are_refused(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    chunks = branch(storage, plan, ToneDiarizer())
+    storage.put_bytes(chunks["voices_0"]["key"], storage.get_bytes(chunks["voices_1"]["key"]))
+    with pytest.raises(StorageUnavailable, match="checksum"):
+        cluster(storage, plan, chunks, ToneDiarizer())
+
+
+# ---- how long the text waits ----
+
+
+class Board:
+    """The other tasks of a job as the server would tell them, and those that were given up."""
+
+    def __init__(self, **statuses: str) -> None:
+        self.statuses = statuses
+        self.given_up: dict[str, str] = {}
+
+    def siblings(self) -> tuple[Sibling, ...]:
+        return tuple(
+            Sibling(name, "wf", name.rstrip("_0123456789"), name, status) for name, status in self.statuses.items()
+        )
+
+    def give_up(self, sibling: Sibling, error: Exception) -> None:
+        self.given_up[sibling.reference] = str(error)
+
+
+def wait(storage: Storage, board: Board, waited_s: float, alive: int = 1, speaker_wait: str = "auto") -> float:
+    task = AwaitSpeakersInput.decode(
+        {"storage": storage.address, "job": JOB, "speakers": "x", "speaker_wait": speaker_wait}
+    )
+    around = make_context(
+        siblings=board.siblings, give_up=board.give_up, live_diarizers=lambda: alive, waited_s=waited_s
+    )
+    return await_speakers(task, around).waited_seconds
+
+
+@pytest.mark.parametrize("status", ["COMPLETED", "COMPLETED_WITH_ERRORS"])
+def test_the_wait_ends_with_the_branch(storage: Storage, status: str) -> None:
+    assert wait(storage, Board(cluster_speakers=status), 12.5) == 12.5
+
+
+def test_a_failed_attempt_is_not_the_end(storage: Storage) -> None:
+    fill(storage)
+    with pytest.raises(SpeakersPending):
+        wait(storage, Board(cluster_speakers="FAILED"), 1)
+
+
+def test_while_it_waits_nothing_is_given_up(storage: Storage) -> None:
+    fill(storage)
+    board = Board(map_speech="COMPLETED", diarize_chunk_0="IN_PROGRESS", transcribe_chunk_0="COMPLETED")
+    with pytest.raises(SpeakersPending):
+        wait(storage, board, SHORTEST_WAIT_S - 1)
+    assert board.given_up == {}
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "alive", "speaker_wait", "reason"),
+    [
+        (SHORTEST_WAIT_S, 1, "auto", "within 60 s"),
+        (5, 1, "5", "within 5 s"),
+        (0, 1, "0", "within 0 s"),
+        (NOBODY_S, 0, "auto", "no worker takes diarize_chunk"),
+    ],
+)
+def test_after_the_wait_what_is_open_of_the_branch_is_given_up(
+    storage: Storage, waited_s: float, alive: int, speaker_wait: str, reason: str
+) -> None:
+    fill(storage)
+    board = Board(
+        map_speech="COMPLETED", diarize_chunk_0="SCHEDULED", diarize_chunk_1="IN_PROGRESS", split_media="IN_PROGRESS"
+    )
+    with pytest.raises(SpeakersPending):
+        wait(storage, board, waited_s, alive, speaker_wait)
+    assert set(board.given_up) == {"diarize_chunk_0", "diarize_chunk_1"}
+    assert all(reason in why for why in board.given_up.values())
+
+
+def test_a_long_recording_is_given_a_quarter_of_its_length(storage: Storage) -> None:
+    fill(storage)
+    plan = JobPlan.model_validate_json(storage.get_bytes(KEYS.plan))
+    longer = plan.model_copy(update={"span": Span.of(0, 3_600_000)})
+    storage.put_bytes(KEYS.plan, longer.model_dump_json().encode())
+    board = Board(diarize_chunk_0="IN_PROGRESS")
+    with pytest.raises(SpeakersPending):
+        wait(storage, board, 899)
+    assert board.given_up == {}
+    with pytest.raises(SpeakersPending):
+        wait(storage, board, 900)
+    assert set(board.given_up) == {"diarize_chunk_0"}
