@@ -4,16 +4,14 @@ The voices are flite's four recorded ones and, for a fifth and a sixth person, o
 Not more of espeak's: its voices differ in pitch and filter alone, and a speaker encoder takes them for one person.
 """
 
-from collections.abc import Sequence
-
-from tests.support.speech import Script, Sentence
-from workers.spans import Span
+from tests.support.speech import Script
 
 
 def conversation(speakers: int, seed: int = 1, seconds: float = 300) -> Script:
     """`speakers` people (1 to 6) take turns of one to four sentences, 0.1 to 0.6 s apart, never at once.
 
-    Their levels lie within 8 dB of each other, over a noise of -55 dBFS.
+    Their levels lie within 8 dB of each other, over a noise of -55 dBFS. The truth of the recording has one
+    turn for each sentence, from its first sound to its last.
     """
     return Script(
         seconds=seconds,
@@ -25,8 +23,3 @@ def conversation(speakers: int, seed: int = 1, seconds: float = 300) -> Script:
         level_db=(-9.0, -1.0),
         voices="distinct",
     )
-
-
-def people_of(truth: Sequence[Sentence]) -> list[tuple[Span, str]]:
-    """The true turns: each sentence from its first sound to its last, which is speech throughout."""
-    return [(Span.of(sentence.start_ms, sentence.end_ms), sentence.speaker) for sentence in truth]
