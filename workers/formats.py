@@ -1,9 +1,15 @@
-"""json, srt, vtt, txt and tsv from a Transcript. Pure: a transcript in, the text of a file out."""
+"""json, srt, vtt, txt, tsv, rttm and html from a Transcript. Pure: a transcript in, the text of a file out.
+
+Where only one person speaks, or nobody knows who, files to be read name nobody: a name on every line of a
+lecture tells nothing. Files to be worked with (json, tsv, rttm) have it all the same.
+"""
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import PurePath
 
 from workers.messages import Format
 from workers.spans import clock
@@ -17,12 +23,14 @@ CUE_GAP_MS = 80  # two frames at 25 per second: without it two cues look like on
 BREATH_MS = 300  # a pause that ends a cue where the engine ended a segment
 LONG_PAUSE_MS = 1_500  # a pause that always ends a cue: nobody wants to read what is said after it
 
+UNKNOWN = "Speaker unknown"
+
 _SENTENCE_END = re.compile(r"""[.?!…。？！]["'”’»)\]]*$""")
 _CLAUSE_END = re.compile(r"""[,;:–—、，；：]["'”’»)\]]*$""")
 
 
-def render(transcript: Transcript, form: Format) -> str:
-    """The whole text of the file STEM.`form`."""
+def render(transcript: Transcript, form: Format, *, media: str | None = None) -> str:
+    """The whole text of the file STEM.`form`; `media` is where the html page finds the recording to play."""
     match form:
         case "json":
             return transcript.model_dump_json(indent=2) + "\n"  # fields in their order: provenance is the last
@@ -31,10 +39,15 @@ def render(transcript: Transcript, form: Format) -> str:
         case "vtt":
             return _vtt(cues(transcript))
         case "txt":
-            return "".join(f"{line.spoken_by_name}\n" for line in _lines(transcript))
+            return _txt(_lines(transcript), _names_tell(transcript))
         case "tsv":
-            rows = (f"{line.start_ms}\t{line.end_ms}\t{line.spoken_by_name}\n" for line in _lines(transcript))
-            return "start\tend\ttext\n" + "".join(rows)
+            return _tsv(_lines(transcript))
+        case "rttm":
+            return _rttm(transcript)
+        case "html":
+            from workers.page import render_page  # which makes its subtitles here
+
+            return render_page(transcript, media)
 
 
 @dataclass(frozen=True)
@@ -48,10 +61,20 @@ class Cue:
 
 
 def cues(transcript: Transcript) -> tuple[Cue, ...]:
-    """Readable subtitles in order, none overlapping, with a cue for each gap; every word is in exactly one."""
-    made = [_cue(group) for group in _groups(transcript.segments)]
+    """Readable subtitles in order, none overlapping, with a cue for each gap; every word is in exactly one.
+
+    Of several speakers each cue has one, or none where nobody is known; of one speaker no cue tells the name.
+    """
+    made = [_cue(group) for group in _groups(transcript.segments, _names_tell(transcript))]
     made += [Cue(gap.start_ms, gap.end_ms, _wrapped(_note(gap))) for gap in transcript.gaps]
     return tuple(_timed(sorted(made, key=lambda cue: cue.start_ms)))
+
+
+def _names_tell(transcript: Transcript) -> bool:
+    """Whether a reader learns something from names: two people or more speak."""
+    said = {segment.speaker for segment in transcript.segments}
+    said |= {word.speaker for segment in transcript.segments for word in segment.words}
+    return len(said - {None}) > 1
 
 
 # ---- lines: a segment each, for txt and tsv ----
@@ -63,16 +86,32 @@ class _Line:
     end_ms: int
     text: str
     speaker: str | None = None
-
-    @property
-    def spoken_by_name(self) -> str:
-        return f"[{_one_line(self.speaker)}] {self.text}" if self.speaker else self.text
+    is_note: bool = False
 
 
 def _lines(transcript: Transcript) -> list[_Line]:
     lines = [_Line(s.start_ms, s.end_ms, _one_line(s.text), s.speaker) for s in transcript.segments]
-    lines += [_Line(gap.start_ms, gap.end_ms, _note(gap)) for gap in transcript.gaps]
+    lines += [_Line(gap.start_ms, gap.end_ms, _note(gap), is_note=True) for gap in transcript.gaps]
     return sorted((line for line in lines if line.text), key=lambda line: line.start_ms)
+
+
+def _txt(lines: Sequence[_Line], named: bool) -> str:
+    """A line for each segment; where several people speak, in a paragraph for each turn, under the name."""
+    if not named:
+        return "".join(f"{line.text}\n" for line in lines)
+    paragraphs = []
+    for (speaker, is_note), turn in groupby(lines, key=lambda line: (line.speaker, line.is_note)):
+        head = "" if is_note else f"{_one_line(speaker) if speaker else UNKNOWN}:\n"
+        paragraphs.append(head + "".join(f"{line.text}\n" for line in turn))
+    return "\n".join(paragraphs)
+
+
+def _tsv(lines: Sequence[_Line]) -> str:
+    """The speaker's column is the last, so that who counts columns finds the first three where they always were."""
+    known = any(line.speaker for line in lines)
+    rows = [("start", "end", "text", "speaker")]
+    rows += [(str(line.start_ms), str(line.end_ms), line.text, _one_line(line.speaker or "")) for line in lines]
+    return "".join("\t".join(row if known else row[:3]) + "\n" for row in rows)
 
 
 def _note(gap: Gap) -> str:
@@ -98,10 +137,12 @@ class _Token:
     ends_segment: bool = False
 
 
-def _groups(segments: Sequence[Segment]) -> Iterator[list[_Token]]:
-    """The tokens of each cue."""
+def _groups(segments: Sequence[Segment], named: bool) -> Iterator[list[_Token]]:
+    """The tokens of each cue; no cue mixes two speakers where they are `named`, else tokens have none."""
     group: list[_Token] = []
     for token in (token for segment in segments for token in _tokens(segment)):
+        if not named:
+            token = replace(token, speaker=None)
         if group and group[-1].ends_segment and not (_is_wide(group[-1].text[-1]) and _is_wide(token.text[0])):
             token = replace(token, text=f" {token.text}")
         if group and _must_break(group[-1], token):
@@ -168,11 +209,22 @@ def _must_break(before: _Token, token: _Token) -> bool:
 def _fits(group: Sequence[_Token]) -> bool:
     if group[-1].end_ms - group[0].start_ms > LONGEST_CUE_MS:
         return False
-    width = sum(_width(token.text) for token in group)
+    indent = _indent(group)
+    width = indent + sum(_width(token.text) for token in group)
     if not LINE_WIDTH < width <= MAX_LINES * LINE_WIDTH + MAX_LINES:  # clear without trying every line break
         return width <= LINE_WIDTH
-    lines = _broken(group)
-    return len(lines) <= MAX_LINES and all(_width(line) <= LINE_WIDTH for line in lines)
+    first, *rest = _broken(group)
+    return indent + _width(first) <= LINE_WIDTH and all(_width(line) <= LINE_WIDTH for line in rest)
+
+
+def _indent(group: Sequence[_Token]) -> int:
+    """Columns that the name takes of the first line; a very long name leaves half of the line, and stands out."""
+    speaker = group[0].speaker
+    return min(_width(_label(speaker)), LINE_WIDTH // 2) if speaker else 0
+
+
+def _label(speaker: str) -> str:
+    return f"[{_one_line(speaker)}] "
 
 
 def _best_break(group: Sequence[_Token]) -> int:
@@ -197,14 +249,18 @@ def _cue(group: Sequence[_Token]) -> Cue:
 def _broken(group: Sequence[_Token]) -> tuple[str, ...]:
     """One line, or two about as long as each other."""
     texts = [token.text for token in group]
+    indent = _indent(group)
     whole = "".join(texts).strip()
-    if _width(whole) <= LINE_WIDTH or len(texts) == 1:
+    if indent + _width(whole) <= LINE_WIDTH or len(texts) == 1:
         return (whole,)
 
     def halves(at: int) -> tuple[str, str]:
         return "".join(texts[:at]).strip(), "".join(texts[at:]).strip()
 
-    return min((halves(at) for at in range(1, len(texts))), key=lambda both: max(map(_width, both)))
+    def longest(both: tuple[str, str]) -> int:
+        return max(indent + _width(both[0]), _width(both[1]))
+
+    return min((halves(at) for at in range(1, len(texts))), key=longest)
 
 
 def _width(text: str) -> int:
@@ -246,7 +302,7 @@ def _srt(all_cues: Sequence[Cue]) -> str:
 
 def _srt_text(cue: Cue) -> str:
     """SRT knows no escapes: an arrow in the text would look like a cue's times to simple readers."""
-    name = f"[{_one_line(cue.speaker)}] " if cue.speaker else ""
+    name = _label(cue.speaker) if cue.speaker else ""
     return (name + "\n".join(cue.lines)).replace("-->", "→")
 
 
@@ -263,3 +319,38 @@ def _vtt_text(cue: Cue) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+# ---- turns: for rttm ----
+
+
+def _rttm(transcript: Transcript) -> str:
+    """NIST's Rich Transcription Time Marked format (RT-09 evaluation plan): a line for each turn.
+
+    Fields are parted by spaces and may hold none; two names are never written alike.
+    """
+    file = _field(PurePath(transcript.provenance.media).stem)
+    names = _distinct(dict.fromkeys(turn.speaker for turn in transcript.turns))
+    return "".join(
+        f"SPEAKER {file} 1 {turn.start_ms / 1000:.3f} {(turn.end_ms - turn.start_ms) / 1000:.3f} "
+        f"<NA> <NA> {names[turn.speaker]} <NA> <NA>\n"
+        for turn in transcript.turns
+    )
+
+
+def _distinct(names: Iterable[str]) -> dict[str, str]:
+    """Each name as a field, with a number behind it where another one reads the same."""
+    fields: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        field = _field(name)
+        while field in taken:
+            field += "_2"
+        taken.add(field)
+        fields[name] = field
+    return fields
+
+
+def _field(text: str) -> str:
+    """Without spaces, and without the quotes in which table readers look for the rest of a field."""
+    return "_".join(text.replace('"', "'").split()) or "_"
