@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from workers.media import as_float
 from workers.spans import SAMPLES_PER_MS, Span
 
 FRAME_MS = 20
@@ -74,7 +75,7 @@ class SpeechStream:
 
     def _hear(self, samples: NDArray[np.int16], steps: int) -> None:
         """Run the model over STEPS steps, of which the first `steps` count."""
-        heard = np.lib.stride_tricks.sliding_window_view(samples / np.float32(32768), CONTEXT + STEP)[::STEP]
+        heard = np.lib.stride_tricks.sliding_window_view(as_float(samples), CONTEXT + STEP)[::STEP]
         inputs = {"input": np.ascontiguousarray(heard), "h": self._memory[0], "c": self._memory[1]}
         probabilities, *self._memory = self._session.run(None, inputs)
         for probability in probabilities[:steps].tolist():

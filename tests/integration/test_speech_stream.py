@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from workers.media import as_float
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
 from workers.voice import RUN, STEP, SpeechStream, speech_regions
 
@@ -35,7 +36,7 @@ def streamed(audio: Pcm, cuts: list[int]) -> list[Span]:
 
 
 def whole(audio: Pcm) -> list[Span]:
-    return speech_regions(audio / np.float32(32768))
+    return speech_regions(as_float(audio))
 
 
 def test_a_stream_finds_what_the_whole_recording_gives(talk: Pcm) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from workers.diarizers import Clustered, DiarizerSpec, Pcm, Windows
 from workers.errors import EngineError, ModelError, OptionError
+from workers.media import as_float
 from workers.messages import SpeakerHints
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
 from workers.voice import speech_regions
@@ -206,7 +207,7 @@ FILTERS = _mel_filters()
 def _said(audio: Pcm) -> NDArray[np.bool_]:
     """Of each sample, whether somebody speaks."""
     said = np.zeros(len(audio), np.bool_)
-    for region in speech_regions(audio / np.float32(32768)):
+    for region in speech_regions(as_float(audio)):
         said[region.start_ms * SAMPLES_PER_MS : region.end_ms * SAMPLES_PER_MS] = True
     return said
 
