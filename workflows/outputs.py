@@ -105,6 +105,6 @@ def _write_page(storage: Storage, job: str, path: Path, link: str | None) -> Non
     except ValidationError:  # a worker of another version wrote it: its own page lacks nothing but the link
         storage.get_file(JobKeys(job).transcript("html"), path)
         return
-    page = render_page(transcript, link or quote(transcript.provenance.media))
+    page = render_page(transcript, link)
     with arriving(path) as file:
         file.write(page.encode())

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from html import escape
 from importlib.resources import files
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from workers.page.paragraphs import Paragraph, one_line, paragraphs
 from workers.spans import clock
@@ -40,10 +40,11 @@ def render_page(transcript: Transcript, media: str | None) -> str:
     """The whole page.
 
     media is where the page finds the recording: a path relative to the page, or an http(s) address, both
-    percent-encoded; None where it is nowhere to be found. Whoever reads can choose a file of their own.
+    percent-encoded; None: beside the page, under its own name. Where it is not there, the page says so, and
+    its reader can choose a file.
     """
     style, script = _template("page.css"), _template("page.js")
-    source = _playable(media)
+    source = _playable(media or quote(transcript.provenance.media))
     slots = {
         "policy": _policy(style, script, source),
         "title": _text(transcript.provenance.media),
@@ -82,10 +83,8 @@ def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
-def _playable(media: str | None) -> str | None:
-    """The address, if a page can play it: no other scheme, and no name that could end the policy's directive."""
-    if not media:
-        return None
+def _playable(media: str) -> str | None:
+    """The address, if a page can play it: no other scheme, and no host that could end the policy's directive."""
     parts = urlsplit(media)
     if parts.scheme not in ("", "http", "https") or not re.fullmatch(r"[A-Za-z0-9.:\[\]_-]*", parts.netloc):
         return None
