@@ -169,7 +169,7 @@ def _held(task: TaskView) -> bool:
 
 def _lanes(view: JobView, tasks: Iterable[TaskView]) -> tuple[Lane, ...]:
     """A lane a worker, those that only plan, split and stitch first, then those that hear words, then those that
-    only hear voices; further rows where its bars overlap.
+    only hear voices. A worker's voices have rows of their own, and so has what overlaps.
     """
 
     def worker(task: TaskView) -> str:
@@ -178,9 +178,10 @@ def _lanes(view: JobView, tasks: Iterable[TaskView]) -> tuple[Lane, ...]:
     lanes: list[tuple[tuple[int, list[str | int], int], Lane]] = []
     for name, held in groupby(sorted(tasks, key=worker), key=worker):
         mine = sorted(held, key=lambda task: (_end(task, view), task.scheduled_ms))
-        kinds = {task.type for task in mine}
-        hears = 1 if TRANSCRIBE in kinds else 2 if kinds <= DIARIZATION else 0
-        for number, bars in enumerate(_rows(mine, view), 1):
+        voices = [task for task in mine if task.type in DIARIZATION]
+        others = [task for task in mine if task.type not in DIARIZATION]
+        hears = 2 if not others else 1 if any(task.type == TRANSCRIBE for task in others) else 0
+        for number, bars in enumerate([*_rows(others, view), *_rows(voices, view)], 1):
             title = name if number == 1 else f"{name} · {number}"
             lanes.append(((hears, _natural(name), number), Lane(title, bars)))
     return tuple(lane for _, lane in sorted(lanes, key=lambda entry: entry[0]))

@@ -84,6 +84,17 @@ def test_the_diarization_has_its_phases_in_a_lane_of_its_own_and_counts_for_no_i
     assert "speakers" not in dict(headline(plain)[1])
 
 
+def test_voices_of_a_worker_that_hears_words_too_have_a_row_of_their_own() -> None:
+    workflow = JOBS["speakers"].end()
+    for raw in workflow["tasks"]:
+        if raw.get("workerId") == "voices":
+            raw["workerId"] = "gpu-02"
+    rows = {lane.name: lane.bars for lane in timeline.from_view(from_workflow(workflow, T0)).lanes}
+    assert list(rows) == ["laptop-0", "gpu-00", "gpu-01", "gpu-02", "gpu-02 · 2", "gpu-03"]
+    assert {bar.task.type for bar in rows["gpu-02"]} == {"transcribe_chunk"}
+    assert {bar.task.type for bar in rows["gpu-02 · 2"]} == {"map_speech", "diarize_chunk", "cluster_speakers"}
+
+
 def test_every_phase_of_the_legend_has_a_colour() -> None:
     assert set(timeline.PHASES) == set(COLOURS)
 
