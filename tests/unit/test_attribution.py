@@ -253,12 +253,12 @@ def test_without_speakers_every_word_says_why(reason: str) -> None:
 
 def test_no_step_is_quadratic() -> None:
     """In one segment, with as many turns and a change at every word: one quadratic step would take minutes."""
-    said = segment(*((LETTERS[at % 26], at * 400, at * 400 + 390) for at in range(100_000)))
-    turns = [turn("AB"[at % 2], at * 400, at * 400 + 400) for at in range(100_000)]
+    said = segment(*((LETTERS[at % 26], at * 400, at * 400 + 390) for at in range(30_000)))
+    turns = [turn("AB"[at % 2], at * 400, at * 400 + 400) for at in range(30_000)]
     parts = attribute([said.model_copy(update={"text": said.text.replace(" ", "")})], turns)
 
     assert "".join(part.text + str(part.speaker) for part in parts[:3]) == "aAbBcA"
-    assert len(parts) == len(words_of(parts)) == 100_000
+    assert len(parts) == len(words_of(parts)) == 30_000
 
 
 # ---- properties ----
@@ -369,21 +369,21 @@ def test_a_second_slow_implementation_names_the_same(
 
 
 def conversation(rng: random.Random, words: int) -> tuple[list[Segment], list[SpeakerTurn], list[str]]:
-    """Segments that ignore who speaks, exclusive turns off by up to 150 ms at their edges, and the truth."""
+    """Segments that ignore who speaks, exclusive turns off by up to 200 ms at their edges, and the truth."""
     said: list[Said] = []
     truth: list[str] = []
     turns: list[SpeakerTurn] = []
     at_ms, speaker = 0, "A"
     while len(said) < words:
         speaker = rng.choice([other for other in "ABCD" if other != speaker])
-        at_ms += rng.randint(100, 800)
+        at_ms += rng.randint(0, 600)
         start_ms = at_ms
         for number in range(length := rng.randint(1, 30)):
             end_ms = at_ms + rng.randint(120, 500)
             said.append((f"w{number}" + "." * (number + 1 == length), at_ms, end_ms))
             truth.append(speaker)
             at_ms = end_ms + rng.choice([0, 0, 0, 20, 300])
-        turns.append(turn(speaker, max(0, start_ms + rng.randint(-150, 150)), said[-1][2] + rng.randint(-150, 150)))
+        turns.append(turn(speaker, max(0, start_ms + rng.randint(-200, 200)), said[-1][2] + rng.randint(-200, 200)))
     apart = [
         one.model_copy(update={"end_ms": min(one.end_ms, two.start_ms)}) for one, two in pairwise([*turns, turns[-1]])
     ]
@@ -400,7 +400,11 @@ def conversation(rng: random.Random, words: int) -> tuple[list[Segment], list[Sp
 def test_words_of_a_conversation_have_their_speakers(seed: int) -> None:
     """WDER with oracle words; the edges of turns are off by more than a good diarizer's."""
     segments, turns, truth = conversation(random.Random(seed), 3_000)
-    found = speakers(attribute(segments, turns))
-    wrong = sum(one != other for one, other in zip(found, truth, strict=True))
 
-    assert wrong / len(truth) <= 0.01
+    def wder(turns: Sequence[SpeakerTurn]) -> float:
+        found = speakers(attribute(segments, turns))
+        return sum(one != other for one, other in zip(found, truth, strict=True)) / len(truth)
+
+    assert wder(turns) <= 0.01
+    late = [one.model_copy(update={"start_ms": one.start_ms + 900, "end_ms": one.end_ms + 900}) for one in turns]
+    assert wder(late) > 0.05
