@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.support.browser import chromium
-from tests.support.conversation import interview, long_talk, renamed
+from tests.support.conversation import interview, long_talk, odd_talk, renamed
 from tests.support.services import require
 from workers.formats import render
-from workers.page import render_page
+from workers.page import render_page, subtitle_rules
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS
 from workers.transcript import Provenance, Segment, SpeakerTurn, Transcript, Word
 
@@ -342,6 +343,20 @@ def test_two_of_the_same_name_are_one_person(page: Page) -> None:
         "Wanjiru": spoken["Wanjiru"],
     }
     assert {turn.speaker for turn in saved.turns} == {"Mara", "Wanjiru"}
+    page.one("#save-srt").click()
+    assert page.saved("River talk, part 2.srt") == render(saved, "srt")
+
+
+def test_subtitles_are_what_python_writes(page: Page) -> None:
+    talks = [interview(), long_talk(0.2), *(odd_talk(seed) for seed in range(300))]
+    source = files("workers.page").joinpath("subtitles.js").read_text(encoding="utf-8")
+    given = [talk.model_dump(mode="json") for talk in talks]
+
+    made = page.script(
+        f"{source}; return arguments[0].map(talk => subtitles(talk, arguments[1]))", given, subtitle_rules()
+    )
+    for talk, text in zip(talks, made, strict=True):
+        assert text == render(talk, "srt")
 
 
 # ---- everybody ----

@@ -47,6 +47,19 @@ INTERVIEW = (
     ),
 )
 _SECONDS_A_LETTER = 0.062
+_ODD_NAMES = (None, "Ann", "B <& C>", "日本語の名前", "A name longer than any line has room for", " odd\x1f\u2028name ")
+_ODD_WORDS = (
+    *("so", "-->", "on;", "Tom", "&", "all.", "they?", "今日", "は、", "いい", "です。", "今日は天気がいいですね😀"),
+    *(
+        "x😀y",
+        "a\u2003b",
+        "supercalifragilisticexpialidociousandlongerthanalinecanbe",
+        "“quoted.”",
+        "…",
+        "한국어",
+        "\u0301",
+    ),
+)
 
 
 def interview(media: str = "River talk, part 2.flac") -> Transcript:
@@ -80,6 +93,36 @@ def long_talk(hours: float, speakers: int = 4, seed: int = 1) -> Transcript:
         segments.append(_said(text, at_ms + dice.randint(0, 1_500), f"SPEAKER_{speaker:02d}"))
         at_ms = segments[-1].end_ms
     return _transcript("board meeting.mp3", segments, (), ())
+
+
+def odd_talk(seed: int) -> Transcript:
+    """A few segments with all that can go wrong: no words, other words than the text, times that overlap."""
+    dice = random.Random(seed)
+    segments: list[Segment] = []
+    at_ms = 0
+    for _ in range(dice.randint(0, 8)):
+        speaker = dice.choice(_ODD_NAMES)
+        at_ms = begin_ms = max(0, at_ms + dice.randint(-600, 2_500))
+        words: list[Word] = []
+        for _ in range(dice.randint(1, 25)):
+            at_ms += dice.choice((0, 0, 0, 50, 400, 1_600))
+            who = dice.choice((speaker, speaker, None, "Ann")) if dice.random() < 0.2 else speaker
+            end_ms = at_ms + dice.randint(0, 900)
+            said = dice.choice(_ODD_WORDS)
+            words.append(Word(start_ms=at_ms, end_ms=end_ms, text=said, probability=0.5, speaker=who))
+            at_ms = end_ms
+        joined = dice.choice((" ", "", "  ")).join(word.text for word in words)
+        text = joined if dice.random() < 0.8 else "something else entirely"
+        kept = tuple(words) if dice.random() < 0.8 else ()
+        segments.append(Segment(start_ms=begin_ms, end_ms=at_ms, text=text, speaker=speaker, words=kept))
+    gaps = []
+    for _ in range(dice.randint(0, 2)):
+        start_ms, reason = dice.randrange(200_000), " ".join(dice.choices(_ODD_WORDS, k=12))
+        gaps.append(Gap(start_ms=start_ms, end_ms=start_ms + 9_999_999, chunk=None, error="E", reason=reason))
+    provenance = Provenance(whisperfleet="0", job="j", media="m.mp3", model="m", engine="e", options={})
+    return Transcript(
+        duration_ms=at_ms, language=None, segments=tuple(segments), gaps=tuple(gaps), provenance=provenance
+    )
 
 
 def renamed(transcript: Transcript, names: dict[str, str]) -> Transcript:

@@ -10,10 +10,12 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Mapping
 from functools import cache
 from html import escape
 from importlib.resources import files
+from itertools import groupby
 from urllib.parse import quote, unquote, urlsplit
 
 from workers.page.paragraphs import Paragraph, one_line, paragraphs
@@ -32,6 +34,7 @@ UNNAMED: dict[NoSpeaker, str] = {
 }
 """What a reader is told where nobody is named; nothing where nobody asked for speakers."""
 
+_PLANES = 4 << 16  # nothing wide is, or is planned, above Unicode's third ideographic plane
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
 _CONTROLS = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 127), "�")  # HTML cannot hold them
 
@@ -40,11 +43,12 @@ def render_page(transcript: Transcript, media: str | None) -> str:
     """The whole page.
 
     media is where the page finds the recording: a path relative to the page, or an http(s) address, both
-    percent-encoded; None: beside the page, under its own name. Where it is not there, the page says so, and
-    its reader can choose a file.
+    percent-encoded; None, or its bare name: beside the page. Where it is not there, the page says so, and its
+    reader can choose a file.
     """
-    style, script = _template("page.css"), _template("page.js")
-    source = _playable(media or quote(transcript.provenance.media))
+    style, script = _template("page.css"), _template("subtitles.js") + _template("page.js")
+    name = transcript.provenance.media
+    source = _playable(quote(name) if media in (None, name) else media)
     slots = {
         "policy": _policy(style, script, source),
         "title": _text(transcript.provenance.media),
@@ -191,12 +195,7 @@ def _text(text: str) -> str:
 
 
 def _embedded(transcript: Transcript) -> str:
-    """The transcript as JSON that no HTML parser takes for anything else; a word is a row, which is a third of it.
-
-    The cues are made here, so that the page writes the same subtitles without knowing how they are made.
-    """
-    from workers.formats import cues  # which renders this page, and so cannot be imported before it
-
+    """The transcript as JSON that no HTML parser takes for anything else; a word is a row, which is a third of it."""
     fields = tuple(Word.model_fields)
     whole = transcript.model_dump(mode="json")
     for segment in whole["segments"]:
@@ -205,8 +204,32 @@ def _embedded(transcript: Transcript) -> str:
         "transcript": whole,
         "word_fields": fields,
         "speakers": speaker_names(transcript),
-        "cues": [(cue.start_ms, cue.end_ms, cue.lines, cue.speaker) for cue in cues(transcript)],
-        "unnamed": UNNAMED,
+        "subtitles": subtitle_rules(),
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return re.sub("[<>&\u2028\u2029]", lambda sign: f"\\u{ord(sign.group()):04x}", text)
+
+
+@cache
+def subtitle_rules() -> Mapping[str, object]:
+    """What subtitles.js must know to break lines as Python does."""
+    from workers import formats  # which renders this page, and so cannot be imported before it
+
+    return {
+        "line_width": formats.LINE_WIDTH,
+        "max_lines": formats.MAX_LINES,
+        "longest_ms": formats.LONGEST_CUE_MS,
+        "shortest_ms": formats.SHORTEST_CUE_MS,
+        "cue_gap_ms": formats.CUE_GAP_MS,
+        "breath_ms": formats.BREATH_MS,
+        "long_pause_ms": formats.LONG_PAUSE_MS,
+        "wide": tuple(_wide_ranges()),
+    }
+
+
+def _wide_ranges() -> Iterator[tuple[int, int]]:
+    """First and last code point of each run of letters that take two columns, ascending: browsers cannot tell."""
+    wide = (code for code in range(_PLANES) if unicodedata.east_asian_width(chr(code)) in "WF")
+    for _, run in groupby(enumerate(wide), key=lambda numbered: numbered[1] - numbered[0]):
+        codes = [code for _, code in run]
+        yield codes[0], codes[-1]

@@ -1,5 +1,5 @@
-"use strict";
 (() => {
+"use strict";
 const at = id => document.getElementById(id);
 const data = JSON.parse(at("data").textContent);
 const { transcript, speakers } = data;
@@ -568,16 +568,6 @@ function renamed() {
   };
 }
 
-function srt() {
-  const two = (n, digits = 2) => String(n).padStart(digits, "0");
-  const time = ms => `${two(Math.floor(ms / 3600000))}:${two(Math.floor(ms / 60000) % 60)}:${two(Math.floor(ms / 1000) % 60)},${two(ms % 1000, 3)}`;
-  return data.cues.map(([start, end, lines, speaker], index) => {
-    const name = speaker ? `[${oneLine(nameOf(speaker))}] ` : "";
-    const text = (name + lines.join("\n")).replaceAll("-->", "→");
-    return `${index + 1}\n${time(start)} --> ${time(end)}\n${text}\n`;
-  }).join("\n");
-}
-
 function save(extension, type, text) {
   const name = `${(transcript.provenance.media || "transcript").replace(/(.)\.[^.]*$/, "$1")}.${extension}`;
   const url = URL.createObjectURL(new Blob([text], { type }));
@@ -609,7 +599,7 @@ function handleText() {
   at("uncertain").onchange = () => at("text").classList.toggle("doubts", at("uncertain").checked);
   at("doubt").hidden = !units.doubtful.includes(true);
   at("save-json").onclick = () => save("json", "application/json", `${JSON.stringify(renamed(), null, 2)}\n`);
-  at("save-srt").onclick = () => save("srt", "application/x-subrip", srt());
+  at("save-srt").onclick = () => save("srt", "application/x-subrip", subtitles(renamed(), data.subtitles));
   at("forget").onclick = forgetNames;
 }
 
