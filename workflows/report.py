@@ -24,6 +24,7 @@ LANE_INCHES = (0.17, 0.36)  # of many lanes and of few
 MOST_LANES_HIGH = 20
 DPI = 110
 FACTS_LENGTH = 168  # characters of 9.5 points that go into a line
+LEGEND_COLUMNS = 6
 LABEL_SHARE = 0.0085  # of the axis' width that a digit takes: a bar gets its number where it has the room
 LEAST = {"failed": 0.003}  # share of the axis that a bar takes at least: what went wrong must be seen
 INK, FAINT = "#1b1f24", "#d5d9de"
@@ -71,7 +72,8 @@ def _figure(lines: Timeline) -> "Figure":
 
     lanes = max(1, len(lines.lanes))
     lane = LANE_INCHES[0] if lanes > MOST_LANES_HIGH else LANE_INCHES[1]
-    top, bottom, waiting, gap = 1.3 if lines.view.reason else 1.0, 1.35, 0.5, 0.08
+    legend_rows = -(-len(lines.phases) // LEGEND_COLUMNS)
+    top, bottom, waiting, gap = 1.3 if lines.view.reason else 1.0, 1.35 + 0.21 * max(0, legend_rows - 2), 0.5, 0.08
     height = top + waiting + gap + lanes * lane + bottom
     figure = Figure(figsize=(WIDTH_INCHES, height))
     FigureCanvasAgg(figure)
@@ -109,7 +111,12 @@ def _draw_words(figure: "Figure", lines: Timeline, height: float) -> None:
     ]
     if handles:
         figure.legend(
-            handles=handles, loc="lower left", bbox_to_anchor=(0.15, 0.42 / height), ncols=6, frameon=False, fontsize=9
+            handles=handles,
+            loc="lower left",
+            bbox_to_anchor=(0.15, 0.42 / height),
+            ncols=LEGEND_COLUMNS,
+            frameon=False,
+            fontsize=9,
         )
     figure.text(0.155, 0.36 / height, what_it_means(), fontsize=8, **{**style, "color": "#5b636d"})
 

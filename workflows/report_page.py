@@ -19,6 +19,7 @@ COLOURS = {
     "diarize": ("#3d2b7a", "#b9a5f5"),
     "cluster": ("#16102e", "#f1ecff"),
     "stitch": ("#00875f", "#2fb58c"),
+    "await": ("#d9d3ec", "#4d4666"),
     "running": ("#9fc4de", "#4a708b"),
     "failed": ("#cf4500", "#f0743c"),
     "cancelled": ("#8d959e", "#6d7681"),

@@ -35,6 +35,7 @@ PHASES = {
     "diarize": "voices",
     "cluster": "speakers",
     "stitch": "stitch",
+    "await": "waits for the speakers",
     "running": "still running",
     "failed": "failed attempt",
     "cancelled": "cancelled",
@@ -50,6 +51,7 @@ STAGE_PHASES = {
 }
 CHUNK_PHASES = {TRANSCRIBE: ("fetch", "inference", "store"), DIARIZE: ("fetch", "diarize", "store")}
 NOBODY = "(no worker)"
+THE_TEXT = "(the text)"  # in whose row its wait for the speakers is
 
 # A worker's seconds and the server's times are of two clocks and of a network between them: bars of one
 # worker that overlap by less are drawn one after the other, by more in two rows.
@@ -162,25 +164,28 @@ def ticks(wall_ms: int, wanted: int = 8) -> tuple[int, ...]:
 
 
 def _held(task: TaskView) -> bool:
-    """Whether a worker was or is at it. Waiting for the speakers holds nobody, from its first poll to its end."""
-    waited = task.type == AWAIT and not task.failed
-    return not waited and task.started_ms is not None and (task.running or task.ended_ms is not None)
+    """Whether a worker was or is at it; the wait for the speakers is drawn although it holds nobody."""
+    return task.started_ms is not None and (task.running or task.ended_ms is not None or task.type == AWAIT)
 
 
 def _lanes(view: JobView, tasks: Iterable[TaskView]) -> tuple[Lane, ...]:
     """A lane a worker, those that only plan, split and stitch first, then those that hear words, then those that
-    only hear voices. A worker's voices have rows of their own, and so has what overlaps.
+    only hear voices, and last the wait of the text for the speakers.
+
+    A worker's voices have rows of their own, and so has what overlaps.
     """
 
     def worker(task: TaskView) -> str:
-        return task.worker or NOBODY
+        return THE_TEXT if task.type == AWAIT else task.worker or NOBODY
 
     lanes: list[tuple[tuple[int, list[str | int], int], Lane]] = []
     for name, held in groupby(sorted(tasks, key=worker), key=worker):
         mine = sorted(held, key=lambda task: (_end(task, view), task.scheduled_ms))
         voices = [task for task in mine if task.type in DIARIZATION]
         others = [task for task in mine if task.type not in DIARIZATION]
-        hears = 2 if not others else 1 if any(task.type == TRANSCRIBE for task in others) else 0
+        hears = (
+            3 if name == THE_TEXT else 2 if not others else 1 if any(task.type == TRANSCRIBE for task in others) else 0
+        )
         for number, bars in enumerate([*_rows(others, view), *_rows(voices, view)], 1):
             title = name if number == 1 else f"{name} · {number}"
             lanes.append(((hears, _natural(name), number), Lane(title, bars)))
@@ -213,6 +218,8 @@ def _pieces(task: TaskView, view: JobView) -> tuple[Piece, ...]:
     end = max(start, _end(task, view))
     if task.failed:
         return (Piece("failed", start, end),)
+    if task.type == AWAIT:
+        return (Piece("await", start, end),)
     if task.status == "CANCELED":
         return (Piece("cancelled", start, end),)
     if not task.done:

@@ -35,7 +35,7 @@ def test_bars_tell_the_history_and_never_lie_over_each_other(name: str, now: int
     now = min(now, job.ended)
     lines = timeline.from_view(view_at(job, now))
     bars = [bar for lane in lines.lanes for bar in lane.bars]
-    held = [attempt for attempt in job.attempts if attempt.begun <= now and attempt.type != "await_speakers"]
+    held = [attempt for attempt in job.attempts if attempt.begun <= now]
     assert sorted((bar.task.reference, bar.task.attempt) for bar in bars) == sorted(
         (attempt.reference, attempt.retry + 1) for attempt in held
     )
@@ -81,6 +81,7 @@ def test_the_diarization_has_its_phases_in_a_lane_of_its_own_and_counts_for_no_i
     assert facts["speakers"] == "3 (6 of 6 parts)"
     failed = timeline.from_view(view_at(JOBS["no speakers"], JOBS["no speakers"].ended))
     assert dict(headline(failed)[1])["speakers"] == "unknown (6 of 6 parts)"
+    assert (failed.lanes[-1].name, failed.phases[-3:]) == ("(the text)", ("await", "failed", "waiting"))
     assert "speakers" not in dict(headline(plain)[1])
 
 
