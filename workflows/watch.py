@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from workers.errors import JobCancelled, JobError, NoWorkerError, WhisperfleetError, by_name
 from workers.storage import Storage
@@ -61,7 +62,7 @@ def watch(
     while any(not job.over for job in jobs):
         check()
         try:
-            alive = client.live_workers("transcribe_chunk")
+            alive = cache(client.live_workers)  # asked once a round, whatever the number of jobs
             for job in jobs:
                 if not job.over:
                     _look(client, job, display, follow, alive, progress())
@@ -78,7 +79,12 @@ def _pause(jobs: list[Watched]) -> float:
 
 
 def _look(
-    client: Client, job: Watched, display: Display, follow: bool, alive: int, progress: Mapping[str, float]
+    client: Client,
+    job: Watched,
+    display: Display,
+    follow: bool,
+    alive: Callable[[str], int],
+    progress: Mapping[str, float],
 ) -> None:
     workflow = client.workflow(job.id)
     for task in workflow.get("tasks") or ():
@@ -86,7 +92,7 @@ def _look(
             task["outputData"] = {**(task.get("outputData") or {}), "progress": progress[task["taskId"]]}
     now_ms = int(time.time() * 1000)
     view = job.view = from_workflow(workflow, now_ms)
-    display.update(view, alive)
+    display.update(view, alive(awaited_lane(view)))
     if follow:
         _tell(workflow, job, display)
     if view.over:
@@ -94,6 +100,11 @@ def _look(
         _end(job, workflow, display)
     else:
         _check_workers(client, view, now_ms)
+
+
+def awaited_lane(view: JobView) -> str:
+    """The task type under which the workers give signs of life that the job now needs most."""
+    return "diarize_chunk" if view.stage == "speakers" else "transcribe_chunk"
 
 
 def _tell(workflow: Mapping[str, object], job: Watched, display: Display) -> None:

@@ -55,11 +55,12 @@ def show(job_id: str, server: str | None, as_json: bool) -> None:
     """Show one job: how far it is, or how it ended."""
     from workflows.display import job_event, progress_line, summary_lines
     from workflows.progress import from_workflow
+    from workflows.watch import awaited_lane
 
     with _client(server) as (client, _, _):
         workflow = client.workflow(job_id)
-        alive = client.live_workers("transcribe_chunk")
-    view = from_workflow(workflow, int(time.time() * 1000))
+        view = from_workflow(workflow, int(time.time() * 1000))
+        alive = client.live_workers(awaited_lane(view))
     output = workflow.get("output") or {}
     if as_json:
         print(json.dumps({**job_event(view), "output": output}, indent=1))
