@@ -59,10 +59,10 @@ def read_weights(checkpoint: Path) -> dict[str, Array]:
 
     Raises ValueError where it is another file.
     """
-    import torch
-
     if hashlib.sha256(checkpoint.read_bytes()).hexdigest() != CHECKPOINT_SHA256:
         raise ValueError(f"{checkpoint} is not the pretrained.pt of {PACKAGE}: its SHA-256 differs.")
+    import torch
+
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model_state"]
     return {name: tensor.numpy() for name, tensor in state.items() if name.startswith(("lstm.", "linear."))}
 
