@@ -485,6 +485,12 @@ class MapSpeechOutput(Message):
 
 class AwaitSpeakersInput(SpeakerRef):
     speaker_wait: Literal["auto"] | int = "auto"
+    chunks: dict[str, dict[str, Any]] = Field(default_factory=dict, description="the join of the transcription branch")
+
+    @property
+    def text_is_old(self) -> bool:
+        """Whether an earlier run had heard everything: then this one is for the speakers."""
+        return bool(self.chunks) and all(output.get("reused") for output in self.chunks.values())
 
 
 class AwaitSpeakersOutput(Message):

@@ -70,6 +70,11 @@ def worker_environment(**changes: str) -> dict[str, str]:
     return {**_NO_SPINNING, **os.environ, **changes}
 
 
+def refuse_telemetry() -> None:
+    """For this process and its children, before pyannote.audio is imported: it reports each load to its makers."""
+    os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
+
+
 def bare_environment(**changes: str) -> dict[str, str]:
     """An environment without anybody's secrets, for programs that must not see them."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "TEMP", "SYSTEMROOT")

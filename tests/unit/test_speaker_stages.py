@@ -326,9 +326,12 @@ class Board:
         self.given_up[sibling.reference] = str(error)
 
 
-def wait(storage: Storage, board: Board, waited_s: float, alive: int = 1, speaker_wait: str = "auto") -> float:
+def wait(
+    storage: Storage, board: Board, waited_s: float, alive: int = 1, speaker_wait: str = "auto", old: bool = False
+) -> float:
+    chunks = {"chunk_0": {"key": "a", "reused": True}, "chunk_1": {"key": "b", "reused": old}}
     task = AwaitSpeakersInput.decode(
-        {"storage": storage.address, "job": JOB, "speakers": "x", "speaker_wait": speaker_wait}
+        {"storage": storage.address, "job": JOB, "speakers": "x", "speaker_wait": speaker_wait, "chunks": chunks}
     )
     around = make_context(
         siblings=board.siblings, give_up=board.give_up, live_diarizers=lambda: alive, waited_s=waited_s
@@ -375,6 +378,17 @@ def test_after_the_wait_what_is_open_of_the_branch_is_given_up(
         wait(storage, board, waited_s, alive, speaker_wait)
     assert set(board.given_up) == {"diarize_chunk_0", "diarize_chunk_1"}
     assert all(reason in why for why in board.given_up.values())
+
+
+def test_a_run_that_found_its_text_done_waits_for_the_speakers_while_anybody_is_at_them(storage: Storage) -> None:
+    fill(storage)
+    board = Board(diarize_chunk_0="IN_PROGRESS")
+    with pytest.raises(SpeakersPending):
+        wait(storage, board, 9_999, speaker_wait="2", old=True)
+    assert board.given_up == {}
+    with pytest.raises(SpeakersPending):
+        wait(storage, board, NOBODY_S, alive=0, old=True)
+    assert set(board.given_up) == {"diarize_chunk_0"}
 
 
 def test_a_long_recording_is_given_a_quarter_of_its_length(storage: Storage) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.diarizers import Clustered, ClusterTurn, DiarizerSpec, Windows
+from workers.diarizers.spectral import ROUNDS, k_means, laplacian
 from workers.diarizers.voting import NOBODY, Labels, speech_frames, speech_shares, turns_by_vote
 from workers.messages import SpeakerHints
 from workers.spans import Span
@@ -24,18 +25,18 @@ FEWEST_TRAINING = 12
 # Eigenvectors of N windows cost N³ in time and N² in memory, 1 s and 150 MB at 1 500; the others are classified only.
 MOST_TRAINING = 1500
 
-# Windows count as alike if one is among the nearest NEIGHBOURS of N of the other. Measured on 80 conversations
-# of 20 to 300 s with 1 to 6 voices: below 8 neighbours short ones fall into splinters.
-NEIGHBOURS = 0.1
-FEWEST_NEIGHBOURS, MOST_NEIGHBOURS = 8, 60
-
 MOST_FOUND = 20  # voices that are found unasked
 
-# Two voices whose mean embeddings have this cosine are one person. Measured: halves of one person's windows have
-# 0.93 to 0.98, two persons up to 0.86.
+# Two clusters whose mean embeddings have at least this cosine are one person. Measured on single voices: halves of
+# one have 0.93 to 0.98; two different ones have 0.86 at most.
 ONE_PERSON = 0.93
+DOUBTFUL = 0.9  # where more voices than were heard are asked for, two as near as this are worth a warning
 
-ROUNDS = 100  # of k-means; it has settled after some ten
+# A cluster that falls into parts less alike than this holds two persons: one of them spoke too little to show in
+# the graph. At least so many windows each, as a cough or a bar of music fills one or two.
+TWO_PERSONS = 0.75
+FEWEST_OF_A_PERSON = 4
+
 EIGENGAPS_SHOWN = 10
 
 Embeddings = NDArray[np.float32]  # (n, dimension), each of length 1
@@ -65,6 +66,7 @@ def cluster_voices(
     labels[heard] = _nearest(windows.embedding[heard, 0], found.centroids)
     wanted()
     turns, centroids = _by_appearance(turns_by_vote(windows.index, labels, frames, duration_ms, spec), found.centroids)
+    asked, _ = _bounds(hints)
     return Clustered(
         turns=turns,
         exclusive_turns=turns,
@@ -76,7 +78,7 @@ def cluster_voices(
             "windows_clustered": len(training),
             "windows": len(windows.index),
         },
-        warnings=found.warnings,
+        warnings=_doubts(asked, found.automatic, centroids),
     )
 
 
@@ -112,24 +114,20 @@ def _training(shares: NDArray[np.float64], heard: NDArray[np.bool_]) -> NDArray[
 
 @dataclass(frozen=True)
 class _Voices:
-    """centroids: (voices, dimension), each of length 1. automatic: how many were found without hints."""
+    """centroids: (voices, dimension), each of length 1. automatic: how many there are without hints; None for not
+    looked for."""
 
     centroids: Embeddings
     automatic: int | None
     eigengaps: list[float]
-    warnings: tuple[str, ...] = ()
 
 
 def _find_voices(embeddings: Embeddings, hints: SpeakerHints, wanted: Callable[[], None]) -> _Voices:
     low, high = _bounds(hints)
-    asked = low
     low, high = min(low, len(embeddings)), min(high, len(embeddings))
-    if high == 1:
-        found = _Voices(_centroids(embeddings, np.zeros(len(embeddings), np.intp)), None, [])
-    else:
-        found = _spectral(embeddings, low, high, wanted)
-    apart = _told_apart(found.centroids)
-    return _Voices(found.centroids, found.automatic, found.eigengaps, _doubts(asked, len(found.centroids), apart))
+    if high > 1:
+        return _spectral(embeddings, low, high, wanted)
+    return _Voices(_unit(embeddings.mean(axis=0, keepdims=True)), 1 if len(embeddings) == 1 else None, [])
 
 
 def _bounds(hints: SpeakerHints) -> tuple[int, int]:
@@ -139,82 +137,36 @@ def _bounds(hints: SpeakerHints) -> tuple[int, int]:
     return low, hints.at_most or max(low, MOST_FOUND)
 
 
-def _doubts(asked: int, given: int, apart: int) -> tuple[str, ...]:
+def _doubts(asked: int, automatic: int | None, centroids: Embeddings) -> tuple[str, ...]:
     """What to say where more people were asked for than can be heard."""
-    if asked <= apart:
+    given = len(centroids)
+    if automatic is None or asked <= automatic or (given >= asked and _closest(centroids) < DOUBTFUL):
         return ()
-    voices = "1 voice" if apart == 1 else f"{apart} voices"
-    only = f"{asked} speakers were asked for, but only {voices} can be told apart"
+    heard = min(automatic, given)
+    only = f"{asked} speakers were asked for, but only {heard} voice{'s' * (heard != 1)} can be told apart"
     if given < asked:
-        return (f"{only}, in too little speech to look for more.",)
-    return (f"{only}: one person may stand under several names, so try it with fewer or without a number.",)
+        return (f"{only}, and there is too little speech to look for more.",)
+    return (f"{only}: one person may stand under several names, so try fewer, or leave the number open.",)
 
 
 def _spectral(embeddings: Embeddings, low: int, high: int, wanted: Callable[[], None]) -> _Voices:
-    """As many voices as the widest gap between the eigenvalues of the neighbourhood graph says."""
-    laplacian = _laplacian(embeddings)
+    """As many voices as the widest gap between the eigenvalues says, corrected where their cosines are sure."""
+    graph = laplacian(embeddings)
     wanted()
-    values, vectors = np.linalg.eigh(laplacian)
+    values, vectors = np.linalg.eigh(graph)
     wanted()
-    gaps = np.diff(values[: max(high, MOST_FOUND) + 1])
+    gaps = np.diff(np.append(values, 2.0))  # no eigenvalue is above 2
 
-    def settled(low: int, high: int) -> Embeddings:
-        count = low + int(np.argmax(gaps[low - 1 : high])) if low <= len(gaps) else low
-        while True:
-            centroids = _centroids(embeddings, _k_means(vectors[:, :count]))
-            if count <= low or _told_apart(centroids) == len(centroids):
-                return centroids
+    def between(low: int, high: int) -> Embeddings:
+        count = low + int(np.argmax(gaps[low - 1 : high]))
+        centroids = _centroids(embeddings, k_means(vectors[:, :count]))
+        while count > low and _closest(centroids) >= ONE_PERSON:
             count -= 1
+            centroids = _centroids(embeddings, k_means(vectors[:, :count]))
+        return _parted(embeddings, centroids, high)
 
-    automatic = len(settled(1, min(MOST_FOUND, len(embeddings))))
-    return _Voices(settled(low, high), automatic, [round(float(gap), 4) for gap in gaps[:EIGENGAPS_SHOWN]])
-
-
-def _laplacian(embeddings: Embeddings) -> NDArray[np.float64]:
-    """Normalised Laplacian of the graph that joins each window with its nearest neighbours.
-
-    Neighbours count as joined or not, however near: the graph then has the same density in a voice that varies
-    little and in one that varies much.
-    """
-    count = len(embeddings)
-    neighbours = min(max(round(NEIGHBOURS * count), FEWEST_NEIGHBOURS), MOST_NEIGHBOURS, count - 1)
-    likeness = embeddings @ embeddings.T
-    np.fill_diagonal(likeness, -np.inf)
-    nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :neighbours]
-    joined = np.zeros((count, count))
-    np.put_along_axis(joined, nearest, 1.0, axis=1)
-    joined = (joined + joined.T) / 2
-    np.fill_diagonal(joined, 1.0)
-    scale = 1 / np.sqrt(joined.sum(axis=1))
-    return np.asarray(np.eye(count) - scale[:, None] * joined * scale, np.float64)
-
-
-def _k_means(points: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Cluster of each point; as many clusters as points have coordinates.
-
-    Begins with the point farthest from the mean and goes on with those farthest from all chosen, so without
-    chance; only distances matter, so the sign or the rotation in which eigenvectors come changes nothing.
-    """
-    count = points.shape[1]
-    chosen = [int(np.argmax(_squares(points, points.mean(axis=0, keepdims=True))[:, 0]))]
-    far = _squares(points, points[chosen])[:, 0]
-    while len(chosen) < count:
-        chosen.append(int(np.argmax(far)))
-        far = np.minimum(far, _squares(points, points[chosen[-1:]])[:, 0])
-    centres = points[chosen]
-    labels = np.zeros(len(points), np.intp)
-    for _ in range(ROUNDS):
-        before, labels = labels, np.argmin(_squares(points, centres), axis=1)
-        if np.array_equal(before, labels):
-            break
-        centres = np.stack(
-            [points[labels == k].mean(axis=0) if (labels == k).any() else centres[k] for k in range(count)]
-        )
-    return labels
-
-
-def _squares(points: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.stack([np.sum((points - centre) ** 2, axis=1) for centre in centres], axis=1)
+    automatic = len(between(1, min(MOST_FOUND, len(embeddings))))
+    return _Voices(between(low, high), automatic, [round(float(gap), 4) for gap in gaps[:EIGENGAPS_SHOWN]])
 
 
 # ---- voices ----
@@ -225,17 +177,46 @@ def _unit(embeddings: NDArray[np.floating]) -> Embeddings:
     return np.asarray(embeddings / np.maximum(length, 1e-12), np.float32)
 
 
-def _centroids(embeddings: Embeddings, labels: NDArray[np.intp]) -> Embeddings:
+def _centroids(embeddings: Embeddings, labels: NDArray[np.integer]) -> Embeddings:
     """The mean direction of each cluster that has a window."""
     return _unit(np.stack([embeddings[labels == k].mean(axis=0, dtype=np.float64) for k in np.unique(labels)]))
 
 
-def _told_apart(centroids: Embeddings) -> int:
-    """How many persons the voices are, where those as near as one person's are one."""
-    person = np.arange(len(centroids))
-    for first, second in np.argwhere(np.triu(centroids @ centroids.T >= ONE_PERSON, 1)):
-        person[person == person[second]] = person[first]
-    return len(np.unique(person))
+def _closest(centroids: Embeddings) -> float:
+    """The cosine of the two voices most alike, -1 where there are not two."""
+    return float((centroids @ centroids.T)[np.triu_indices(len(centroids), 1)].max(initial=-1.0))
+
+
+def _parted(embeddings: Embeddings, centroids: Embeddings, most: int) -> Embeddings:
+    """The same voices, and those found apart inside one of them, `most` in all."""
+    place = 0
+    while place < len(centroids) < most:
+        parts = _two_parts(embeddings[_nearest(embeddings, centroids) == place])
+        if parts is None:
+            place += 1
+        else:
+            centroids = np.concatenate([centroids[:place], parts, centroids[place + 1 :]])
+    return _centroids(embeddings, _nearest(embeddings, centroids))
+
+
+def _two_parts(embeddings: Embeddings) -> Embeddings | None:
+    """The means of two persons that a cluster holds, or None where it is one.
+
+    Begins with the window that is least like the cluster and the one that is least like that.
+    """
+    if len(embeddings) < 2 * FEWEST_OF_A_PERSON:
+        return None
+    first = int(np.argmin(embeddings @ embeddings.mean(axis=0)))
+    means = embeddings[[first, int(np.argmin(embeddings @ embeddings[first]))]]
+    labels = np.zeros(0, np.int32)
+    for _ in range(ROUNDS):
+        before, labels = labels, _nearest(embeddings, means)
+        if np.bincount(labels, minlength=2).min() < FEWEST_OF_A_PERSON:
+            return None
+        if np.array_equal(before, labels):
+            break
+        means = _centroids(embeddings, labels)
+    return means if means[0] @ means[1] < TWO_PERSONS else None
 
 
 def _nearest(embeddings: NDArray[np.float32], centroids: Embeddings) -> Labels:

@@ -2,8 +2,8 @@
 
 The rules are those of pyannote.audio's pipelines (speaker_count, reconstruct, to_annotation), whose own code is the
 oracle of the tests. Four things differ, so that nobody is made up, and the answer is the same on every processor:
-a frame has no more speakers than there are clusters; a cluster speaks only in frames where a window heard it; of
-clusters with as many votes the lower number speaks; windows that are missing do not vote against anybody.
+a frame has no more speakers than there are clusters; a cluster speaks only in frames where a window heard it, be it
+as second choice; of clusters with as many votes the lower number speaks; windows that are missing do not vote.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from workers.diarizers import ClusterTurn, Windows
 from workers.spans import SAMPLES_PER_MS
 
-NOBODY = -2  # the label of a voice that is not there, as in pyannote.audio
+NOBODY = -2  # the label of a voice that is not there, or that no cluster was left for, as in pyannote.audio
+_VOTE = 256  # of a first choice: the second choices of all windows that hear a frame weigh less than one first choice
 _BLOCK = 100_000  # frames that are ranked at once: half an hour
 
 
@@ -44,16 +45,24 @@ class FrameGrid:
 
 @dataclass(frozen=True)
 class Votes:
-    """Per frame of the recording. clusters: (frames, clusters), how many windows hear each of them;
-    speakers: (frames,), how many people speak at once, the mean of the windows, rounded."""
+    """Per frame of the recording. clusters: (frames, clusters), by how many windows each of them is heard, times 256,
+    and how often it is a second choice; speakers: (frames,), how many people speak at once, the mean of the windows,
+    rounded."""
 
     clusters: NDArray[np.uint16]
     speakers: NDArray[np.int64]
 
 
-def count_votes(windows: Windows, labels: NDArray[np.int64], grid: FrameGrid) -> Votes:
-    """labels: (windows, local speakers), the cluster of each voice; NOBODY where it is not there."""
-    clusters = max(0, int(labels.max(initial=NOBODY)) + 1)
+def count_votes(
+    windows: Windows, labels: NDArray[np.int64], grid: FrameGrid, second: NDArray[np.int64] | None = None
+) -> Votes:
+    """labels: (windows, local speakers), the cluster of each voice, or NOBODY.
+
+    second: the same, for voices that have no label because another voice of the window took the cluster. They decide
+    only where nobody has a first vote, as in a window of two voices when one person was asked for.
+    """
+    second = np.full_like(labels, NOBODY) if second is None else np.where(labels >= 0, NOBODY, second)
+    clusters = max(0, int(labels.max(initial=NOBODY)) + 1, int(second.max(initial=NOBODY)) + 1)
     if not len(windows.index):
         return Votes(np.zeros((0, clusters), np.uint16), np.zeros(0, np.int64))
     per_window = windows.activity.shape[1]
@@ -61,13 +70,14 @@ def count_votes(windows: Windows, labels: NDArray[np.int64], grid: FrameGrid) ->
     votes = np.zeros((frames, clusters), np.uint16)
     voices = np.zeros(frames, np.int64)
     heard_by = np.zeros(frames, np.int64)
-    for number, active, assigned in zip(windows.index, windows.activity, labels, strict=True):
+    for number, active, *choices in zip(windows.index, windows.activity, labels, second, strict=True):
         first = grid.first_of(int(number))
         covered = slice(first, first + per_window)
         voices[covered] += active.sum(axis=1)
         heard_by[covered] += 1
-        for cluster in np.unique(assigned[assigned >= 0]):
-            votes[covered, cluster] += active[:, assigned == cluster].any(axis=1)
+        for assigned, weight in zip(choices, (_VOTE, 1), strict=True):
+            for cluster in np.unique(assigned[assigned >= 0]):
+                votes[covered, cluster] += np.uint16(weight) * active[:, assigned == cluster].any(axis=1)
     return Votes(votes, np.rint(voices / np.maximum(heard_by, 1)).astype(np.int64))
 
 

@@ -3,7 +3,7 @@
 Time runs in frames of 10 ms of the wanted span; a frame is speech where its middle is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -15,8 +15,14 @@ from workers.spans import SAMPLES_PER_MS, Span
 FRAME_MS = 10
 NOBODY = -1
 
-SHORTEST_PAUSE_MS = 300  # a shorter silence within one person's speech is a breath, and parts no turns
-SHORTEST_TURN_MS = 100  # what is shorter is no syllable; where somebody else goes on speaking it is theirs
+# Chosen on 16 conversations of 1 to 6 voices, 300 s each: DER without a collar (mean, worst) and confusion.
+SHORTEST_PAUSE_MS = (
+    200  # less within one person's speech parts no turns: 0 ms 2.6 %, 3.5 %; 200: 3.0, 4.2; 300: 4.0, 5.7
+)
+SHORTEST_CHANGE_MS = (
+    300  # less within a stretch of speech is the vote's blur: 100 ms 0.47 % confused; 300: 0.18; 400: 0.12
+)
+SHORTEST_TURN_MS = 100  # what is left alone and shorter is no syllable
 BLOCK_FRAMES = 60_000  # ten minutes: the votes of all voices are held for so long a stretch only
 
 Frames = NDArray[np.bool_]
@@ -53,7 +59,7 @@ def turns_by_vote(
     for first in range(0, len(frames), BLOCK_FRAMES):
         block = slice(first, min(first + BLOCK_FRAMES, len(frames)))
         voices[block] = np.where(frames[block], _elected(index, labels, range(block.start, block.stop), spec), NOBODY)
-    runs = _joined(_without_bursts(_joined(_runs(voices))))
+    runs = _joined(_settled(_runs(voices)), SHORTEST_PAUSE_MS)
     return tuple(ClusterTurn(start, min(end, duration_ms), voice) for start, end, voice in runs)
 
 
@@ -92,31 +98,27 @@ def _runs(voices: Labels) -> list[Run]:
     ]
 
 
-def _joined(runs: Sequence[Run]) -> list[Run]:
+def _settled(runs: Sequence[Run]) -> list[Run]:
+    """Without changes of voice that are too short to be one: the longer neighbour within the speech goes on there."""
+    settled: list[Run] = []
+    for place, (start, end, voice) in enumerate(runs):
+        touching = [run for run in runs[max(0, place - 1) : place + 2] if run[1] == start or run[0] == end]
+        longest = max(touching, key=_length, default=(0, 0, NOBODY))
+        taken = end - start < SHORTEST_CHANGE_MS and _length(longest) >= end - start
+        settled.append((start, end, longest[2] if taken else voice))
+    return [run for run in _joined(settled, 1) if _length(run) >= SHORTEST_TURN_MS]
+
+
+def _length(run: Run) -> int:
+    return run[1] - run[0]
+
+
+def _joined(runs: Sequence[Run], pause_ms: int) -> list[Run]:
     """Neighbours of one voice with less than a pause between them, made one."""
     joined: list[Run] = []
     for start, end, voice in runs:
-        if joined and joined[-1][2] == voice and start - joined[-1][1] < SHORTEST_PAUSE_MS:
+        if joined and joined[-1][2] == voice and start - joined[-1][1] < pause_ms:
             joined[-1] = (joined[-1][0], end, voice)
         else:
             joined.append((start, end, voice))
     return joined
-
-
-def _without_bursts(runs: Sequence[Run]) -> list[Run]:
-    """No run shorter than a syllable: it goes to the longer of those it touches, and away where it touches none."""
-    return list(_kept(runs))
-
-
-def _kept(runs: Sequence[Run]) -> Iterator[Run]:
-    for place, (start, end, voice) in enumerate(runs):
-        if end - start >= SHORTEST_TURN_MS:
-            yield start, end, voice
-            continue
-        touching = [
-            other
-            for other in (runs[place - 1] if place else None, runs[place + 1] if place + 1 < len(runs) else None)
-            if other and (other[1] == start or other[0] == end) and other[1] - other[0] >= SHORTEST_TURN_MS
-        ]
-        if touching:
-            yield start, end, max(touching, key=lambda other: other[1] - other[0])[2]

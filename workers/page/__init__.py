@@ -52,7 +52,7 @@ def render_page(transcript: Transcript, media: str | None) -> str:
     slots = {
         "policy": _policy(style, script, source),
         "title": _text(transcript.provenance.media),
-        "facts": "".join(f"<span>{_text(fact)}</span>" for fact in _facts(transcript)),
+        "facts": "".join(_facts(transcript)),
         "notes": _notes(transcript),
         "player": _player(source),
         "language": _text(transcript.language or "und"),
@@ -106,14 +106,17 @@ def _player(media: str | None) -> str:
 
 
 def _facts(transcript: Transcript) -> Iterator[str]:
-    yield _short(transcript.duration_ms)
+    yield f"<span>{_short(transcript.duration_ms)}</span>"
     if transcript.language:
-        yield f"language: {transcript.language}"
+        yield f'<span id="language">language: {_text(transcript.language)}</span>'
     if transcript.speakers:
-        count = len(transcript.speakers)
-        yield f"{count} speaker{'s' if count > 1 else ''}"
+        yield f"<span>{_count(len(transcript.speakers), 'speaker')}</span>"
     words = sum(len(segment.words) or len(segment.text.split()) for segment in transcript.segments)
-    yield f"{words:,} word{'' if words == 1 else 's'}"
+    yield f"<span>{_count(words, 'word')}</span>"
+
+
+def _count(number: int, of: str) -> str:
+    return f"{number:,} {of}{'' if number == 1 else 's'}"
 
 
 def _notes(transcript: Transcript) -> str:
@@ -121,8 +124,7 @@ def _notes(transcript: Transcript) -> str:
     notes = list(transcript.warnings)
     if transcript.gaps:
         missing = _short(sum(gap.end_ms - gap.start_ms for gap in transcript.gaps))
-        count = len(transcript.gaps)
-        notes.append(f"{missing} in {count} part{'s' if count > 1 else ''} could not be transcribed; see below.")
+        notes.append(f"{missing} in {_count(len(transcript.gaps), 'part')} could not be transcribed; see below.")
     items = "".join(f"<li>{_text(note)}</li>" for note in notes)
     return f'<ul class="notes" aria-label="Notes">{items}</ul>' if items else ""
 

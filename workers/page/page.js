@@ -126,7 +126,7 @@ const nearby = new IntersectionObserver(entries => {
 // ---- the recording ----
 
 const media = at("media");
-const player = { position: 0, follow: true, ready: false, chosen: null };
+const player = { position: 0, follow: true, ready: false, chosen: null, url: null, source: media.getAttribute("src") };
 const playing = () => player.ready && !media.paused;
 
 function seek(ms, play) {
@@ -155,11 +155,16 @@ function opened() {
   player.ready = true;
   at("missing").hidden = true;
   media.currentTime = player.position / 1000;
-  media.classList.toggle("blank", !media.videoWidth);
+  at("picture").parentElement.hidden = !media.videoWidth;
+  showPicture();
   const found = media.duration * 1000;
   if (player.chosen && Number.isFinite(found) && Math.abs(found - DURATION) > Math.max(2000, DURATION / 100)) {
     ask(`“${player.chosen}” lasts ${clock(found)} and the transcript ${clock(DURATION)}: is it the right one?`);
   }
+}
+
+function showPicture() {
+  media.classList.toggle("blank", !media.videoWidth || !at("picture").checked);
 }
 
 function ask(why) {
@@ -196,6 +201,7 @@ function listen() {
   at("forward").onclick = () => seek(player.position + JUMP_MS);
   at("speed").onchange = () => { media.defaultPlaybackRate = media.playbackRate = +at("speed").value; };
   at("follow").onclick = () => setFollow(!player.follow);
+  at("picture").onchange = showPicture;
   at("choose").onclick = () => at("file").click();
   at("file").onchange = () => { if (at("file").files.length) choose(at("file").files[0]); };
   at("seek").max = Math.ceil(DURATION / 1000);
@@ -267,8 +273,9 @@ function bringIntoView() {
 
 // Only where it left the middle of the screen; at once where it is far, as a page that rushes by tells nothing.
 function scrollToElement(element) {
-  const box = element.getBoundingClientRect(), high = innerHeight;
-  if (box.top > 0.14 * high && box.bottom < 0.72 * high) return;
+  const box = element.getBoundingClientRect(), shown = media.getBoundingClientRect();
+  const high = Math.min(at("player").getBoundingClientRect().top, shown.height ? shown.top : Infinity);
+  if (box.top > 0.14 * high && box.bottom < 0.8 * high) return;
   const by = box.top - 0.3 * high, far = Math.abs(by) > 1.5 * high;
   if (scrollToElement.goal && performance.now() < scrollToElement.goal) return;
   scrollBy({ top: by, behavior: far || calm.matches ? "instant" : "smooth" });
@@ -315,6 +322,7 @@ function showNames() {
   }
   drawLanes();
   at("forget").hidden = speakers.every(speaker => nameOf(speaker) === speaker);
+  at("naming").hidden = !speakers.some(speaker => /^SPEAKER_\d+$/.test(nameOf(speaker)));
 }
 
 // A text field in the place of the name: Enter or leaving takes it, Escape does not.
@@ -351,9 +359,14 @@ function keepNames() {
   }
 }
 
+// Those that this page was saved with, and then those that were given in this browser.
 function recallNames() {
+  const take = text => {
+    for (const [speaker, name] of JSON.parse(text ?? "[]")) if (called.has(speaker)) called.set(speaker, String(name));
+  };
+  take(at("text").dataset.names);
   try {
-    for (const [speaker, name] of JSON.parse(localStorage.getItem(storeKey) ?? "[]")) if (called.has(speaker)) called.set(speaker, String(name));
+    take(localStorage.getItem(storeKey));
   } catch (error) {
     console.info("No names are kept here:", error.name);
   }
@@ -384,7 +397,7 @@ function lane(spans, className) {
 
 function legendRow(className, label, spans) {
   const total = spans.reduce((sum, span) => sum + span.end_ms - span.start_ms, 0);
-  return make("li", { className }, label, make("small", { textContent: clock(total), title: "spoken" }));
+  return make("li", { className }, label, make("small", { textContent: clock(Math.max(1000, total)), title: "spoken" }));
 }
 
 function drawLanes() {
@@ -576,6 +589,25 @@ function save(extension, type, text) {
   tell(`Saved ${name}.`);
 }
 
+// This page as it was opened, but with the names: its text, style and script are the same, so its policy holds.
+function wholePage() {
+  const copy = document.documentElement.cloneNode(true), inCopy = id => copy.querySelector(`#${id}`);
+  copy.querySelectorAll(".block").forEach((element, index) => {
+    element.classList.remove("on");
+    element.querySelector("p").textContent = blocks[index].text;
+  });
+  copy.querySelectorAll("[style]").forEach(element => element.removeAttribute("style"));   // the policy forbids them in HTML
+  inCopy("legend").replaceChildren();
+  inCopy("tracks").replaceChildren(...["playhead", "bubble"].map(inCopy));
+  for (const id of ["overview", "search", "player", "missing"]) inCopy(id).hidden = true;
+  inCopy("toast").replaceChildren();
+  inCopy("toast").className = "toast";
+  if (player.source === null) inCopy("media").removeAttribute("src");
+  else inCopy("media").setAttribute("src", player.source);
+  inCopy("text").dataset.names = JSON.stringify([...called]);
+  return `<!doctype html>\n${copy.outerHTML}\n`;
+}
+
 // ---- one listener for all words, times and names; keys ----
 
 function handleText() {
@@ -600,6 +632,7 @@ function handleText() {
   at("doubt").hidden = !units.doubtful.includes(true);
   at("save-json").onclick = () => save("json", "application/json", `${JSON.stringify(renamed(), null, 2)}\n`);
   at("save-srt").onclick = () => save("srt", "application/x-subrip", subtitles(renamed(), data.subtitles));
+  at("save-page").onclick = () => save("html", "text/html", wholePage());
   at("forget").onclick = forgetNames;
 }
 
@@ -631,8 +664,19 @@ function handleKeys() {
   });
 }
 
+function nameLanguage() {
+  const shown = at("language");
+  if (!shown) return;
+  try {
+    shown.textContent = new Intl.DisplayNames(["en"], { type: "language" }).of(transcript.language);
+  } catch (error) {
+    console.info("Not a language this browser knows:", error.message);
+  }
+}
+
 function begin() {
   for (const id of ["overview", "search", "player"]) at(id).hidden = false;
+  nameLanguage();
   recallNames();
   drawOver();
   showNames();

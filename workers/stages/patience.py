@@ -1,7 +1,8 @@
 """await_speakers: how long a finished text waits for the speakers, where it may do without them.
 
 Runs beside the diarization branch once the text is complete, only with --allow-gaps; it gives itself back
-between looks, so it holds no worker.
+between looks, so it holds no worker. A run that finds all its text done (a retry, mostly) is there for
+the speakers, and waits as long as anybody is at them.
 """
 
 from workers.context import Context
@@ -34,7 +35,7 @@ def await_speakers(task: AwaitSpeakersInput, context: Context) -> AwaitSpeakersO
 def _why_no_longer(task: AwaitSpeakersInput, context: Context) -> str | None:
     """The reason to go on without speakers; None while the wait goes on."""
     wait_s = _wait_seconds(task, context)
-    if context.waited_s >= wait_s:
+    if context.waited_s >= wait_s and not task.text_is_old:
         return f"the speakers were not told apart within {wait_s:.0f} s after the text was complete"
     if context.waited_s >= NOBODY_S and context.live_diarizers() == 0:
         return "no worker takes diarize_chunk"
