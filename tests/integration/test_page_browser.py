@@ -1,6 +1,7 @@
 """The page in a real Chromium, opened from a file as its reader opens it, with a real recording."""
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -239,6 +240,18 @@ def test_where_the_recording_is_not_there_the_page_says_so_and_takes_another(
     page.until(lambda: "is it the right one?" in page.one("#why").text)
 
 
+def test_a_film_is_shown_until_its_reader_hides_it(page: Page) -> None:
+    require("ffmpeg")
+    made = ("-f", "lavfi", "-i", "testsrc=d=3:s=160x90:r=5", "-c:v", "libvpx", str(page.folder / "talk.webm"))
+    subprocess.run(("ffmpeg", "-v", "error", *made), check=True)
+    page.open(interview("talk.webm"), "talk.webm")
+    page.ready()
+
+    page.until(lambda: page.one("#media").is_displayed())
+    page.one("#picture").click()
+    assert not page.one("#media").is_displayed()
+
+
 # ---- searching ----
 
 
@@ -345,6 +358,33 @@ def test_two_of_the_same_name_are_one_person(page: Page) -> None:
     assert {turn.speaker for turn in saved.turns} == {"Mara", "Wanjiru"}
     page.one("#save-srt").click()
     assert page.saved("River talk, part 2.srt") == render(saved, "srt")
+
+
+def test_the_page_can_be_saved_with_its_names_and_works_as_before(page: Page, recording: str) -> None:
+    of = interview()
+    page.open(of, recording)
+    rename(page, "Jonas", "Jonas & Co")
+    page.press("/")
+    page.press("river", Keys.ENTER)
+    page.word("gravel.").click()
+    page.one("#save-page").click()
+    page.saved("River talk, part 2.html")
+    page.cdp("Storage.clearDataForOrigin", origin="file://", storageTypes="local_storage")
+    (page.folder / "downloads" / "River talk, part 2.html").rename(page.folder / "saved.html")
+
+    page.driver.get((page.folder / "saved.html").as_uri())
+    page.until(lambda: page.one("#player").is_displayed())
+    assert page.texts("#legend button") == ["Mara", "Jonas & Co", "Wanjiru"]
+    assert page.texts(".block .name") == [turn.speaker for turn in renamed(of, {"Jonas": "Jonas & Co"}).turns]
+    assert len(page.all(".lane")) == 4
+    assert page.all("mark") == []
+    page.ready()
+    page.word("gravel.").click()
+    page.until(page.playing)
+    page.one("#forget").click()
+    page.one("#save-json").click()
+    assert Transcript.model_validate_json(page.saved("River talk, part 2.json")) == of
+    assert page.complaints() == []
 
 
 def test_subtitles_are_what_python_writes(page: Page) -> None:
@@ -498,7 +538,7 @@ def test_a_picture_for_those_who_look_before_they_try(page: Page, recording: str
     page.open(interview(), recording)
     page.ready()
     page.script("document.getElementById('media').muted = true")
-    page.word("barbel,").click()
+    page.word("began,").click()
     page.until(page.playing)
     page.until(lambda: page.all(".w.on"))
     page.press(Keys.SPACE)
