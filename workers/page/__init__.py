@@ -56,6 +56,7 @@ def render_page(transcript: Transcript, media: str | None) -> str:
         "notes": _notes(transcript),
         "player": _player(source),
         "language": _text(transcript.language or "und"),
+        "shape": "named" if _names_somebody(transcript) else "plain",
         "transcript": "".join(_body(transcript)) or "<p>Nothing was said.</p>",
         "made": _text(f"whisperfleet {transcript.provenance.whisperfleet}, {transcript.provenance.model}"),
         "data": _embedded(transcript),
@@ -152,6 +153,11 @@ def speaker_names(transcript: Transcript) -> tuple[str, ...]:
     named += [turn.speaker for turn in transcript.turns]
     named += [segment.speaker for segment in transcript.segments if segment.speaker is not None]
     return tuple(dict.fromkeys(named))
+
+
+def _names_somebody(transcript: Transcript) -> bool:
+    """Whether any paragraph says who speaks, or why nobody knows; else names need no room."""
+    return any(s.speaker is not None or (s.no_speaker and UNNAMED[s.no_speaker]) for s in transcript.segments)
 
 
 def _paragraph(part: Paragraph, speaker: int | None, goes_on: bool) -> str:
