@@ -1,4 +1,4 @@
-"""The scoring of speakers against figures worked out by hand; other libraries: tests/integration/test_scoring_oracles.py."""
+"""The scoring of speakers against figures worked out by hand; test_scoring_oracles.py has other libraries do it."""
 
 import pytest
 
