@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,8 @@ def unpack(data: bytes) -> Windows:
                 activity=bits.reshape(shape).astype(np.bool_),
                 embedding=file["embedding"],
             )
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    # RuntimeError is what zipfile says of flags and versions that only damage can have set
+    except (ValueError, KeyError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise StorageUnavailable(f"Storage gave the windows of a chunk damaged: {error}") from error
 
 
