@@ -389,7 +389,7 @@ def test_the_page_can_be_saved_with_its_names_and_works_as_before(page: Page, re
 
 def test_subtitles_are_what_python_writes(page: Page) -> None:
     talks = [interview(), long_talk(0.2), *(odd_talk(seed) for seed in range(300))]
-    source = files("workers.page").joinpath("subtitles.js").read_text(encoding="utf-8")
+    source = files("workers.page").joinpath("script", "subtitles.js").read_text(encoding="utf-8")
     given = [talk.model_dump(mode="json") for talk in talks]
 
     made = page.script(
@@ -480,7 +480,7 @@ def test_hostile_names_and_texts_do_nothing(page: Page) -> None:
     page.press("/")
     page.press("<script>")
     page.until(lambda: page.one("#count").text == "1 of 1")
-    assert page.requests() in ([], [(page.folder / nasty).as_uri()]) or len(page.requests()) <= 1
+    assert len(page.requests()) <= 1  # the recording of that name, which is not there
     refused = [text for text in page.complaints() if "ERR_FILE_NOT_FOUND" not in text]
     assert refused == []
 

@@ -21,6 +21,8 @@ from workers.settings import load
 from workers.storage import open_storage
 from workers.transcript import Gap, Provenance, Segment, SpeakerTurn, Transcript, Word
 from workflows.outputs import deliver, link_to
+from workflows.progress import from_workflow
+from workflows.transcription import delivered
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -325,6 +327,31 @@ def test_the_page_is_delivered_with_the_way_to_its_recording(tmp_path: Path) -> 
     assert written == {"html": str(folder / "tape.html")}
     assert (folder / "tape.html").read_text(encoding="utf-8") == render_page(of, "../tape.flac")
     assert [path.name for path in folder.iterdir()] == ["tape.html"]
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["its command knows the file", "only the job knows it"])
+def test_a_finished_job_is_delivered_with_the_way_to_its_recording(tmp_path: Path, known: bool) -> None:
+    here, stored = str(tmp_path / "tape.flac"), "s3://bucket/media/abc/tape.flac"
+    Path(here).touch()
+    address = str(tmp_path / "storage")
+    open_storage(address, load()).put_bytes(JobKeys("j1").transcript("json"), interview().model_dump_json().encode())
+    plan = {"taskDefName": "plan_media", "status": "COMPLETED", "outputData": {"job": "j1", "storage": address}}
+    workflow = {
+        "tasks": [plan],
+        "input": {"media": stored if known else here},
+        "output": {"files": {"html": "elsewhere"}},
+    }
+
+    delivered(
+        from_workflow(workflow, 0),
+        workflow,
+        settings=load(),
+        folder=tmp_path,
+        stem="tape",
+        media=here if known else None,
+    )
+
+    assert Reader((tmp_path / "tape.html").read_text(encoding="utf-8")).attribute("audio", "src") == ["tape.flac"]
 
 
 def test_of_a_transcript_of_another_version_the_stages_own_page_is_delivered(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from workers.page.paragraphs import Paragraph, one_line, paragraphs
 from workers.spans import clock
 from workers.transcript import Gap, NoSpeaker, Transcript, Word
 
+SCRIPT = ("basics", "words", "player", "place", "speakers", "timeline", "search", "subtitles", "saving", "begin")
 COLOURS = 8  # page.css has so many for speakers; from the ninth on they come again with another mark before the name
 MARKS = 4
 VIDEO = frozenset({"mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "wmv", "flv", "3gp", "ogv"})
@@ -46,7 +47,7 @@ def render_page(transcript: Transcript, media: str | None) -> str:
     percent-encoded; None, or its bare name: beside the page. Where it is not there, the page says so, and its
     reader can choose a file.
     """
-    style, script = _template("page.css"), _template("subtitles.js") + _template("page.js")
+    style, script = _template("page.css"), _script()
     name = transcript.provenance.media
     source = _playable(quote(name) if media in (None, name) else media)
     slots = {
@@ -65,6 +66,12 @@ def render_page(transcript: Transcript, media: str | None) -> str:
     }
     # one pass: what is filled in is never looked through for slots again
     return _SLOT.sub(lambda slot: slots[slot.group(1)], _template("page.html"))
+
+
+@cache
+def _script() -> str:
+    """The parts in one scope, which nothing else in the page can reach into."""
+    return '"use strict";\n(() => {\n' + "\n".join(_template(f"script/{part}.js") for part in SCRIPT) + "})();\n"
 
 
 @cache

@@ -146,11 +146,12 @@ function subtitles(transcript, rules) {
       const end = group.reduce((latest, one) => Math.max(latest, one.end), 0), { start, speaker } = group[0];
       return { start, end: Math.min(end, start + rules.longest_ms), lines: broken(group), speaker };
     });
-    const gaps = transcript.gaps.map(gap => ({ start: gap.start_ms, end: gap.end_ms, lines: wrapped(note(gap)), speaker: null }));
+    const gaps = transcript.gaps.map(({ start_ms: start, end_ms: end, reason }) => {
+      const period = `${clock(start).slice(0, -4)}–${clock(end).slice(0, -4)}`;
+      return { start, end, lines: wrapped(`[not transcribed ${period}: ${oneLine(reason)}]`), speaker: null };
+    });
     return timed([...cues, ...gaps].sort((a, b) => a.start - b.start));
   }
-
-  const note = gap => `[not transcribed ${clock(gap.start_ms).slice(0, -4)}–${clock(gap.end_ms).slice(0, -4)}: ${oneLine(gap.reason)}]`;
 
   function wrapped(text) {
     const lines = [""];
@@ -173,8 +174,9 @@ function subtitles(transcript, rules) {
   }
 
   function clock(ms) {
-    const padded = (number, digits) => String(number).padStart(digits, "0"), part = (by, of) => padded(Math.floor(ms / by) % of, 2);
-    return `${padded(Math.floor(ms / 3600000), 2)}:${part(60000, 60)}:${part(1000, 60)},${padded(ms % 1000, 3)}`;
+    const padded = (number, digits = 2) => String(number).padStart(digits, "0");
+    const [hours, minutes, seconds] = [3600000, 60000, 1000].map(part => Math.floor(ms / part));
+    return `${padded(hours)}:${padded(minutes % 60)}:${padded(seconds % 60)},${padded(ms % 1000, 3)}`;
   }
 
   return cuesOf().map(({ start, end, lines, speaker }, index) => {
