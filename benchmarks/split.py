@@ -16,32 +16,27 @@ local folder; on one core the two halves of the split, which otherwise overlap, 
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
+from benchmarks.surroundings import machine, make_context, spread, working_folder
 from workers.context import Context
 from workers.media import ffmpeg_executable
-from workers.messages import JobInput, JobKeys, JobRef, RecognizeOptions
-from workers.recognizers import Recognizer
-from workers.settings import Settings
+from workers.messages import JobInput, JobKeys, SplitMediaInput
 from workers.stages.plan import plan_media
 from workers.stages.split import split_media
-from workers.storage import open_storage
 
 MINUTES = 94.5  # the lecture of the project's goal
 QUICK_MINUTES = 10.0
@@ -74,7 +69,7 @@ class Pair:
 
 def main() -> None:
     options = _options()
-    with _folder(options.folder) as folder:
+    with working_folder(options.folder) as folder:
         if options.measure_one:
             print(json.dumps(_measured_split(Path(options.measure_one), folder, options.workers)))
             return
@@ -95,16 +90,16 @@ def _ratios(minute: Path, folder: Path, options: argparse.Namespace) -> dict[str
     print(f"{'format':8}{'chunks':>8}{'ffmpeg alone':>24}{'split':>24}{'ratio':>24}  target {TARGET_RATIO}")
     for name, (file, encoding) in FORMATS.items():
         media = _recording(minute, folder / file, minutes, encoding)
-        context = _context(folder / f"home-{name}", options.workers)
+        context = make_context(folder / f"home-{name}", options.workers)
         plan = plan_media(JobInput(media=str(media), language="en"), context)
-        ref = JobRef(storage=plan.storage, job=plan.job)
+        ref = SplitMediaInput(storage=plan.storage, job=plan.job)
         _split_seconds(ref, context)  # loads the voice-activity model
         pairs = [_pair(media, ref, context, split_first=number % 2 == 1) for number in range(options.repeat)]
         ratio = statistics.median(pair.ratio for pair in pairs)
         print(
             f"{name:8}{plan.chunk_count:8}"
-            f"{_spread([pair.decode for pair in pairs]):>24}{_spread([pair.split for pair in pairs]):>24}"
-            f"{_spread([pair.ratio for pair in pairs]):>24}  {'met' if ratio <= TARGET_RATIO else 'MISSED'}",
+            f"{spread([pair.decode for pair in pairs]):>24}{spread([pair.split for pair in pairs]):>24}"
+            f"{spread([pair.ratio for pair in pairs]):>24}  {'met' if ratio <= TARGET_RATIO else 'MISSED'}",
             flush=True,
         )
         found["formats"][name] = {
@@ -115,7 +110,7 @@ def _ratios(minute: Path, folder: Path, options: argparse.Namespace) -> dict[str
     return found
 
 
-def _pair(media: Path, ref: JobRef, context: Context, split_first: bool) -> Pair:
+def _pair(media: Path, ref: SplitMediaInput, context: Context, split_first: bool) -> Pair:
     if split_first:
         split = _split_seconds(ref, context)
         return Pair(_decode_seconds(media), split)
@@ -129,7 +124,7 @@ def _decode_seconds(media: Path) -> float:
     return time.monotonic() - began
 
 
-def _split_seconds(ref: JobRef, context: Context) -> float:
+def _split_seconds(ref: SplitMediaInput, context: Context) -> float:
     storage, keys = context.open_storage(ref.storage), JobKeys(ref.job)
     storage.delete(f"{keys.prefix}audio/")
     storage.delete(keys.split)
@@ -152,10 +147,10 @@ def _memory(minute: Path, folder: Path, options: argparse.Namespace) -> dict[str
 
 
 def _measured_split(media: Path, folder: Path, workers: int) -> dict[str, float]:
-    context = _context(folder / "home", workers)
+    context = make_context(folder / "home", workers)
     plan = plan_media(JobInput(media=str(media)), context)
     with _largest_child() as child:
-        split = split_media(JobRef(storage=plan.storage, job=plan.job), context)
+        split = split_media(SplitMediaInput(storage=plan.storage, job=plan.job), context)
     kilobytes = 1024 if sys.platform == "linux" else 1  # ru_maxrss is in kB on Linux, in bytes on macOS
     return {
         "chunks": plan.chunk_count,
@@ -208,48 +203,10 @@ def _ffmpeg(*arguments: str) -> None:
     subprocess.run([ffmpeg_executable(), "-v", "error", "-nostdin", "-y", *arguments], check=True)
 
 
-def _context(home: Path, workers: int) -> Context:
-    settings = Settings(
-        home=home, server=None, storage=str(home / "objects"), s3_endpoint=None, ui=None, server_jar=None
-    )
-
-    def no_recognizer(options: RecognizeOptions) -> Recognizer:
-        raise RuntimeError(f"splitting recognizes nothing, but asks for {options.model}")
-
-    return Context(
-        settings=settings,
-        worker="benchmark",
-        attempt=1,
-        open_storage=lambda address: open_storage(address, settings),
-        recognizer=no_recognizer,
-        live_workers=lambda: workers,
-        aborted=lambda: False,
-    )
-
-
-def _spread(values: list[float]) -> str:
-    return f"{min(values):.2f} / {statistics.median(values):.2f} / {max(values):.2f}"
-
-
 def _machine() -> dict[str, Any]:
     banner = subprocess.run([ffmpeg_executable(), "-version"], check=True, stdout=subprocess.PIPE, text=True).stdout
-    return {
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "load_before": os.getloadavg(),
-        "python": platform.python_version(),
-        "ffmpeg": banner.splitlines()[0],
-        **{name: version(name) for name in ("faster-whisper", "onnxruntime", "soundfile", "av", "numpy")},
-    }
-
-
-@contextmanager
-def _folder(given: str | None) -> Iterator[Path]:
-    if given:
-        yield Path(given)
-        return
-    with tempfile.TemporaryDirectory(prefix="whisperfleet-benchmark-") as folder:
-        yield Path(folder)
+    packages = ("faster-whisper", "onnxruntime", "soundfile", "av", "numpy")
+    return {**machine(*packages), "ffmpeg": banner.splitlines()[0]}
 
 
 def _options() -> argparse.Namespace:

@@ -1,0 +1,362 @@
+"""What telling speakers apart costs: processor time for an hour of audio, and clustering of ten hours.
+
+    python -m benchmarks.speakers [--hours 1] [--repeat 3] [--quick] [--media FILE] [--json FILE]
+
+Runs the real stages of the default diarizer on a recording that is split, in a folder as storage: map_speech,
+diarize_chunk for every chunk of 300 s and cluster_speakers, with all that belongs to them (FLAC, compression,
+hashes, atomic writes). Counted are processor seconds, user and system, of all threads: on a busy machine they
+hardly change, wall time does. The targets are 60 of them for an hour of audio in all; and for cluster_speakers on
+ten hours, in a process of its own, 30 s and 1.5 GB.
+
+Caveats: without --media the recording is the package's demo (two people, 70 s) again and again at changing levels
+over faint noise: as full of speech as people can be, and with few voices. The ten hours of voices are those of the
+recording, each time moved at random by some 10 degrees; so what is clustered is of the right size, and of no use
+to judge accuracy by. Models are loaded before, as they are in a worker. Decoding and splitting are not counted:
+transcription needs them anyhow. Peak memory is that of the whole process, interpreter and models included.
+"""
+
+import argparse
+import hashlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from benchmarks.surroundings import machine, make_context, spread, working_folder
+from workers.context import Context
+from workers.diarizers import DiarizerSpec, Windows
+from workers.diarizers.ge2e import Ge2e
+from workers.diarizers.grid import count_windows, owned, reach
+from workers.diarizers.packing import joined, pack, unpack
+from workers.messages import (
+    Chunk,
+    ClusterSpeakersInput,
+    DiarizeChunkInput,
+    DiarizeChunkOutput,
+    JobInput,
+    JobKeys,
+    JobPlan,
+    PlanMediaOutput,
+    SpeakerPlan,
+    SpeakerRef,
+    SpeechMap,
+    SplitMediaInput,
+)
+from workers.models import demo_recording
+from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
+from workers.stages.cluster import cluster_speakers
+from workers.stages.diarize import diarize_chunk
+from workers.stages.plan import plan_media
+from workers.stages.speech import map_speech
+from workers.stages.split import split_media
+
+TARGET_SECONDS = 60.0  # processor seconds for an hour
+TARGET_CLUSTER_SECONDS = 30.0
+TARGET_CLUSTER_MEGABYTES = 1500
+CLUSTER_HOURS = 10.0
+QUICK_HOURS, QUICK_CLUSTER_HOURS = 0.05, 0.2
+CHUNKS_COMPARED = (30, 60, 120, 300, 600, 1800)  # seconds
+PYANNOTE = DiarizerSpec("pyannote", 0, "", 10 * SAMPLE_RATE, SAMPLE_RATE, 589, 3, 256)  # grid of its released models
+TURNED = 0.2  # length of what is added to a voice of length 1
+SEED = 4
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Processor seconds of one repetition over the whole recording."""
+
+    hearing: float
+    speech_map: float
+    clustering: float
+
+    @property
+    def total(self) -> float:
+        return self.hearing + self.speech_map + self.clustering
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recording that is planned and split."""
+
+    plan: PlanMediaOutput
+    context: Context
+    hours: float
+
+    @property
+    def keys(self) -> JobKeys:
+        return JobKeys(self.plan.job)
+
+    @property
+    def speakers(self) -> str:
+        assert self.plan.speakers is not None
+        return self.plan.speakers
+
+
+def main() -> None:
+    options = _options()
+    if options.measure_one:
+        print(json.dumps(_measured_clustering(Path(options.measure_one))))
+        return
+    with working_folder(options.folder) as folder:
+        found = {
+            "benchmark": "speakers",
+            "machine": machine("onnxruntime", "numpy", "soundfile", "faster-whisper"),
+            "options": vars(options),
+        }
+        job = _split_job(Path(options.media) if options.media else _talk(folder / "talk.flac", options.hours), folder)
+        found |= _hour(job, options.repeat)
+        found |= _long(job, options.cluster_hours, options.repeat, folder)
+        found |= _margins()
+    if options.json:
+        Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
+        print(f"written: {options.json}")
+
+
+# ---- an hour of audio ----
+
+
+def _hour(job: Job, repeat: int) -> dict[str, Any]:
+    spent = [_repetition(job) for _ in range(repeat)]
+    per_hour = {
+        name: [getattr(one, name) / job.hours for one in spent]
+        for name in ("hearing", "speech_map", "clustering", "total")
+    }
+    median = statistics.median(per_hour["total"])
+    stored = sum(len(data) for data in _stored_voices(job))
+    print(f"{job.hours:.2f} hours, {repeat} repetitions; processor seconds for an hour of audio as min / median / max")
+    for name, values in per_hour.items():
+        target = f"  target {TARGET_SECONDS:.0f}: {_met(median <= TARGET_SECONDS)}" if name == "total" else ""
+        print(f"  {name.replace('_', ' '):12}{spread(values):>24}{target}")
+    print(f"  voices stored: {stored / job.hours / 1e6:.1f} MB for an hour", flush=True)
+    return {
+        "hours": job.hours,
+        "repetitions": [asdict(one) for one in spent],
+        "processor_seconds_per_hour": {name: _summary(values) for name, values in per_hour.items()},
+        "stored_megabytes_per_hour": stored / job.hours / 1e6,
+    }
+
+
+def _repetition(job: Job) -> Spent:
+    storage, keys, tasks = job.context.open_storage(job.plan.storage), job.keys, job.plan.speaker_inputs
+    for done in (keys.speech, f"{keys.prefix}voices/", keys.speaker_result(job.speakers)):
+        storage.delete(done)
+    outputs: dict[str, dict[str, Any]] = {}
+
+    def hear() -> None:
+        for name, given in tasks.items():
+            if name.startswith("voices_"):
+                outputs[name] = diarize_chunk(DiarizeChunkInput.decode(given), job.context).model_dump()
+
+    def map_it() -> None:
+        outputs["speech"] = map_speech(SpeakerRef.decode(tasks["speech"]), job.context).model_dump()
+
+    def cluster() -> None:
+        cluster_speakers(ClusterSpeakersInput(**tasks["speech"], chunks=outputs), job.context)
+
+    return Spent(hearing=_processor(hear), speech_map=_processor(map_it), clustering=_processor(cluster))
+
+
+def _processor(work: Callable[[], None]) -> float:
+    """Seconds, user and system, of all threads of this process."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def _split_job(media: Path, folder: Path) -> Job:
+    diarizer = Ge2e()
+    context = make_context(folder / "home", diarizer=lambda name, model: diarizer)
+    plan = plan_media(JobInput(media=str(media), language="en"), context)
+    split = split_media(SplitMediaInput(storage=plan.storage, job=plan.job, speakers=plan.speakers), context)
+    return Job(plan, context, split.duration_ms / 3_600_000)
+
+
+def _talk(path: Path, hours: float) -> Path:
+    """The demo again and again, each time 0 to 12 dB softer, over noise of -60 dBFS."""
+    demo, rate = soundfile.read(demo_recording(), dtype="float32")
+    random, left = np.random.default_rng(SEED), round(hours * 3600 * rate)
+    with soundfile.SoundFile(path, "w", rate, 1, "PCM_16", format="FLAC") as file:
+        while left:
+            said = demo[:left] * 10 ** (random.uniform(-12, 0) / 20)
+            file.write(np.clip(said + random.normal(0, 1e-3, len(said)), -1, 1))
+            left -= len(said)
+    return path
+
+
+def _stored_voices(job: Job) -> list[bytes]:
+    storage = job.context.open_storage(job.plan.storage)
+    outputs = [name for name in job.plan.speaker_inputs if name.startswith("voices_")]
+    voices = SpeakerPlan.model_validate_json(storage.get_bytes(job.keys.speaker_plan(job.speakers))).voices
+    return [storage.get_bytes(job.keys.windows(voices, index)) for index in range(len(outputs))]
+
+
+# ---- ten hours of voices ----
+
+
+def _long(job: Job, hours: float, repeat: int, folder: Path) -> dict[str, Any]:
+    task = _long_task(job, hours)
+    given = folder / "cluster.json"
+    given.write_text(json.dumps({"home": str(folder / "home"), "task": task.model_dump()}))
+    command = [sys.executable, "-m", "benchmarks.speakers", "--measure-one", str(given)]
+    done = [
+        json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout) for _ in range(max(repeat, 1))
+    ]
+    seconds, megabytes = [[one[name] for one in done] for name in ("wall_seconds", "megabytes")]
+    in_time = statistics.median(seconds) <= TARGET_CLUSTER_SECONDS
+    in_memory = statistics.median(megabytes) <= TARGET_CLUSTER_MEGABYTES
+    print(f"cluster_speakers on {hours:.1f} hours in a process of its own")
+    print(f"  wall seconds     {spread(seconds):>24}  target {TARGET_CLUSTER_SECONDS:.0f}: {_met(in_time)}")
+    print(f"  processor seconds{spread([one['processor_seconds'] for one in done]):>24}")
+    print(f"  peak memory, MB  {spread(megabytes):>24}  target {TARGET_CLUSTER_MEGABYTES}: {_met(in_memory)}")
+    print(f"  people found: {done[0]['speakers']}", flush=True)
+    return {"cluster_hours": hours, "clustering": done}
+
+
+def _long_task(job: Job, hours: float) -> ClusterSpeakersInput:
+    """A job of `hours` whose chunks are heard: its objects are stored, and this is what cluster_speakers is given."""
+    storage = job.context.open_storage(job.plan.storage)
+    keys, span = JobKeys(f"{job.plan.job}-long"), Span.of(0, round(hours * 3_600_000))
+    plan = JobPlan.model_validate_json(storage.get_bytes(job.keys.plan))
+    speakers = SpeakerPlan.model_validate_json(storage.get_bytes(job.keys.speaker_plan(job.speakers)))
+    speech = SpeechMap.model_validate_json(storage.get_bytes(job.keys.speech))
+    speakers = speakers.model_copy(update={"chunk_count": -(-span.duration_ms // (speakers.chunk_seconds * 1000))})
+    for key, message in (
+        (keys.plan, plan.model_copy(update={"span": span, "duration_ms": span.duration_ms, "wanted_cuts_ms": ()})),
+        (keys.chunk(0), Chunk(index=0, core=span, audio=span)),
+        (keys.speaker_plan(speakers.key), speakers),
+        (keys.speech, SpeechMap(regions=_again(speech.regions, round(job.hours * 3_600_000), span.end_ms))),
+    ):
+        storage.put_bytes(key, message.model_dump_json().encode())
+    chunks: dict[str, dict[str, Any]] = {"speech": {"key": keys.speech}}
+    heard = joined([unpack(data) for data in _stored_voices(job)])
+    for index, windows in enumerate(_long_voices(heard, speakers, span.duration_ms * SAMPLES_PER_MS)):
+        data, key = pack(windows), keys.windows(speakers.voices, index)
+        storage.put_bytes(key, data)
+        chunks[f"voices_{index}"] = DiarizeChunkOutput(
+            index=index,
+            key=key,
+            sha256=hashlib.sha256(data).hexdigest(),
+            spec=windows.spec_hash,
+            windows=len(windows.index),
+            worker="benchmark",
+            attempts=1,
+            seconds={},
+        ).model_dump()
+    return ClusterSpeakersInput(
+        storage=job.plan.storage, job=f"{job.plan.job}-long", speakers=speakers.key, chunks=chunks
+    )
+
+
+def _long_voices(heard: Windows, speakers: SpeakerPlan, samples: int) -> Iterator[Windows]:
+    """The voices of each chunk of a recording of `samples`: those of `heard` again and again, each time others."""
+    random, count, spec = np.random.default_rng(SEED), len(heard.index), Ge2e().spec
+    there = count_windows(samples, spec)
+    for index in range(speakers.chunk_count):
+        first, stop = owned(index, speakers.chunk_count, speakers.chunk_seconds, spec)
+        numbers = np.arange(first, there if stop is None else stop, dtype=np.int32)
+        voices = heard.embedding[numbers % count].astype(np.float64)
+        voices += random.normal(0, TURNED / np.sqrt(spec.dimension), voices.shape)
+        voices /= np.linalg.norm(voices, axis=-1, keepdims=True)
+        activity = np.zeros((len(numbers), 0, 1), np.bool_)
+        yield Windows(heard.spec_hash, numbers, activity, voices.astype(np.float32))
+
+
+def _again(regions: Sequence[Span], length_ms: int, until_ms: int) -> tuple[Span, ...]:
+    """The regions of a recording of `length_ms`, repeated until `until_ms`."""
+    every = (region.shifted(begin) for begin in range(0, until_ms, length_ms) for region in regions)
+    return tuple(region for region in every if region.end_ms <= until_ms)
+
+
+def _measured_clustering(given: Path) -> dict[str, float]:
+    """cluster_speakers of the task that `given` holds, in this process, which has done nothing else."""
+    asked = json.loads(given.read_text())
+    diarizer = Ge2e()
+    context = make_context(Path(asked["home"]), diarizer=lambda name, model: diarizer)
+    task = ClusterSpeakersInput.decode(asked["task"])
+    wall, processor = time.monotonic(), time.process_time()
+    output = cluster_speakers(task, context)
+    return {
+        "wall_seconds": time.monotonic() - wall,
+        "processor_seconds": time.process_time() - processor,
+        "megabytes": _peak_bytes() / 1e6,
+        "speakers": output.speakers,
+        "turns": output.turns,
+    }
+
+
+def _peak_bytes() -> int:
+    """Peak resident memory of this process. On Linux not from getrusage: that counts the parent's before exec, too."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+# ---- what the margins of the chunks cost ----
+
+
+def _margins() -> dict[str, Any]:
+    """Computed, not measured: what is heard twice because windows reach over the end of their chunk."""
+    extra = {
+        spec.name: {seconds: _heard_twice(seconds, spec) for seconds in CHUNKS_COMPARED}
+        for spec in (Ge2e().spec, PYANNOTE)
+    }
+    print("audio heard twice at the chunks' margins, % of an hour (computed)")
+    print(f"  {'chunk':16}" + "".join(f"{f'{seconds} s':>9}" for seconds in CHUNKS_COMPARED))
+    for name, shares in extra.items():
+        print(f"  {name:16}" + "".join(f"{100 * share:9.2f}" for share in shares.values()))
+    return {"heard_twice": extra}
+
+
+def _heard_twice(chunk_seconds: int, spec: DiarizerSpec) -> float:
+    """Share of an hour that more than one chunk has to hear."""
+    hour = 3600 * SAMPLE_RATE
+    chunks = 3600 // chunk_seconds
+    heard = 0
+    for index in range(chunks):
+        start, end = reach(*owned(index, chunks, chunk_seconds, spec), spec)
+        heard += (hour if end is None else min(end, hour)) - start
+    return heard / hour - 1
+
+
+# ---- the frame ----
+
+
+def _met(whether: bool) -> str:
+    return "met" if whether else "MISSED"
+
+
+def _summary(values: Sequence[float]) -> dict[str, float]:
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speakers", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--hours", type=float, default=1.0, help="length of the recording that is made")
+    parser.add_argument("--media", help="measure on this recording instead")
+    parser.add_argument(
+        "--cluster-hours", type=float, default=CLUSTER_HOURS, help="length of what is clustered at once"
+    )
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions, 3 at least for a figure to publish")
+    parser.add_argument("--quick", action="store_true", help="some minutes, once: shows that it runs, and no figure")
+    parser.add_argument("--json", metavar="FILE", help="write machine, versions and every repetition there")
+    parser.add_argument("--folder", help="keep the recording and the objects in this existing folder")
+    parser.add_argument("--measure-one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.hours, options.cluster_hours, options.repeat = QUICK_HOURS, QUICK_CLUSTER_HOURS, 1
+    return options
+
+
+if __name__ == "__main__":
+    main()
