@@ -3,8 +3,11 @@
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -238,6 +241,20 @@ def test_where_the_recording_is_not_there_the_page_says_so_and_takes_another(
     soundfile.write(short, np.zeros(SAMPLE_RATE), SAMPLE_RATE)
     page.one("#file").send_keys(str(short))
     page.until(lambda: "is it the right one?" in page.one("#why").text)
+
+
+def test_a_recording_on_the_web_is_played_from_there(page: Page, recording: str, tmp_path: Path) -> None:
+    serve = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "tapes"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/river%20talk.flac"
+        page.open(interview(), address)
+        page.ready()
+        page.until(lambda: not page.one("#missing").is_displayed())
+        assert page.script("return document.getElementById('media').currentSrc") == address
+        assert page.complaints() == []
+        page.driver.get("about:blank")  # which lets go of the server
+        server.shutdown()
 
 
 def test_a_film_is_shown_until_its_reader_hides_it(page: Page) -> None:
