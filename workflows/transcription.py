@@ -16,7 +16,7 @@ from workers.pool import check_device
 from workers.recognizers.options import check_options
 from workers.settings import Settings, server_address
 from workers.sources import check_remote, identity_of, is_remote, open_source
-from workers.stages.plan import look_into, needed_bytes
+from workers.stages.plan import clip_samples, look_into, needed_bytes
 from workers.storage import Storage, open_storage
 from workflows import outputs
 from workflows.display import Display
@@ -112,8 +112,8 @@ def _decoded(given: Mapping[str, object]) -> JobInput:
         if field == "speaker_names":  # a form has them after commas, a command line each for itself
             said = ", ".join(map(str, given["speaker_names"])) if isinstance(given["speaker_names"], list) else ""
             raise OptionError(
-                f"--speaker-names is '{said}': write NAME=CLIP once for each person, every NAME another one "
-                "and none that begins with SPEAKER_."
+                f"--speaker-names is '{said}': write NAME=CLIP, once for each person, with a NAME that nobody else "
+                "has and that does not begin with SPEAKER_."
             ) from None
         raise OptionError(f"{'MEDIA' if field == 'media' else _option(field)} {_TWO_WORDS.sub(_named, rest)}") from None
 
@@ -199,7 +199,7 @@ def _checked_clip(clip: str, settings: Settings, ask: bool) -> str:
             check_remote(clip, settings)
         return clip
     source = open_source(clip, settings, settings.home / "media", identity="not asked for")
-    look_into(JobInput(media=str(source.path)), source)
+    clip_samples(source)
     return str(source.path)
 
 

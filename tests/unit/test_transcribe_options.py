@@ -62,13 +62,13 @@ def test_help_has_every_option_once_under_a_heading_and_fits_80_columns() -> Non
         ("--prompt min_speakers --beam-size 0", "--beam-size is '0': write a number from 1 to 20."),
         (
             "--speaker-names Ann --speaker-names Bob=b.wav",
-            "--speaker-names is 'Ann, Bob=b.wav': write NAME=CLIP once for each person, every NAME another one "
-            "and none that begins with SPEAKER_.",
+            "--speaker-names is 'Ann, Bob=b.wav': write NAME=CLIP, once for each person, with a NAME that nobody else "
+            "has and that does not begin with SPEAKER_.",
         ),
         (
             "--speaker-names A=a.wav --speaker-names A=b.wav",
-            "--speaker-names is 'A=a.wav, A=b.wav': write NAME=CLIP once for each person, every NAME another one "
-            "and none that begins with SPEAKER_.",
+            "--speaker-names is 'A=a.wav, A=b.wav': write NAME=CLIP, once for each person, with a NAME that nobody else "
+            "has and that does not begin with SPEAKER_.",
         ),
         ("--no-diarize --speakers 2", "--speakers has no meaning with --no-diarize: leave one of them out."),
         (

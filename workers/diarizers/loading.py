@@ -43,12 +43,13 @@ def check_anywhere(name: str, model: str | None) -> None:
         raise OptionError(f"There is no diarizer '{name}': take {', '.join(get_args(DiarizerName))}.")
     if name == "ge2e" and model:
         raise OptionError(
-            f"The diarizer ge2e has its one model inside and takes no other ('{model}'): leave it out, "
+            f"The diarizer ge2e has its one model inside and takes no other: leave '{model}' out, "
             "or take the diarizer pyannote or onnx."
         )
     if name == "onnx" and not model:
         raise OptionError(
-            f"The diarizer onnx brings no models: name a folder that has {' and '.join(ONNX_FILES)} as its model."
+            "The diarizer onnx brings no models of its own: name a folder with "
+            f"{' and '.join(ONNX_FILES)} by --diarizer-model."
         )
     if name == "pyannote" and model and not _is_path(model) and not _HUB_NAME.fullmatch(model):
         raise ModelError(

@@ -87,6 +87,21 @@ def look_into(job: JobInput, source: Source) -> tuple[int, Span]:
     return duration_ms, _wanted_span(job, duration_ms)
 
 
+def clip_samples(source: Source) -> Samples:
+    """The beginning of a reference clip.
+
+    Raises MediaError where it cannot be decoded, or nobody speaks in it: found out after the clustering, it would
+    cost the job its speakers.
+    """
+    samples = decode_excerpt(source.path, 0, 0, min(_duration(probe(source.path), source, 0), CLIP_MS))
+    if not speech_regions(as_float(samples)):
+        raise MediaError(
+            f"nobody speaks in '{source.name}' (its first minute counts): give some seconds in which only that "
+            "person speaks."
+        )
+    return samples
+
+
 def needed_bytes(span: Span) -> int:
     """Room in storage for a job: its chunks as FLAC, and some for results."""
     return BASE_BYTES + FLAC_BYTES_A_MS * span.duration_ms
@@ -197,8 +212,7 @@ def _store_clip(name: str, clip: str, storage: Storage, keys: JobKeys, context: 
     """
     try:
         source = open_source(clip, context.settings, context.media_cache, context.check_wanted)
-        length_ms = min(_duration(probe(source.path), source, 0), CLIP_MS)
-        data = _flac(decode_excerpt(source.path, 0, 0, length_ms))
+        data = _flac(clip_samples(source))
     except MediaError as error:
         raise MediaError(f"The reference clip of {name}: {error}") from error
     key = keys.clip(hashlib.sha256(data).hexdigest()[:16])
