@@ -49,6 +49,9 @@ def _properties(files: Files, port: int, ui: Path | None) -> dict[str, str]:
         # 30 s pass between its last branch and its end. So: fast while a short job runs, then once a second.
         "conductor.app.systemTaskPostponeThreshold": "100",
         "conductor.app.systemTaskWorkerCallbackDuration": "1s",
+        # Where two branches end at once, whoever is second waits so long for the job's lock, by default 0.5 s, and
+        # then decides nothing: on a busy machine the job stood still until the sweeper came, two minutes later.
+        "conductor.app.lockTimeToTry": "10s",
     }
     if ui:
         properties["spring.web.resources.static-locations"] = f"{ui.absolute().as_uri()}/"
