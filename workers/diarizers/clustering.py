@@ -155,7 +155,7 @@ def _spectral(embeddings: Embeddings, low: int, high: int, wanted: Callable[[], 
     wanted()
     values, vectors = np.linalg.eigh(graph)
     wanted()
-    gaps = np.diff(np.append(values, 2.0))  # no eigenvalue is above 2
+    gaps = np.diff(np.append(values, values[-1]))  # after the last there is none to see
 
     def between(low: int, high: int) -> Embeddings:
         count = low + int(np.argmax(gaps[low - 1 : high]))
