@@ -19,9 +19,17 @@ KEEPERS: dict[str, tuple[str, ...]] = {
     "ffmpeg": ("workers.media",),
     "boto3": ("workers.storage", "workers.storage.", "workers.sources"),
     "botocore": ("workers.storage", "workers.storage.", "workers.sources"),
+    "pyannote": ("workers.diarizers.pyannote_audio", "workers.diarizers.loading"),
 }
 PURE = (
+    "workers.attribution",
     "workers.chunking",
+    "workers.diarizers.clustering",
+    "workers.diarizers.grid",
+    "workers.diarizers.naming",
+    "workers.diarizers.packing",
+    "workers.diarizers.reconstruction",
+    "workers.diarizers.voices",
     "workers.errors",
     "workers.formats",
     "workers.messages",
