@@ -52,6 +52,7 @@ BEAT_SECONDS = 3.0  # a third of the definitions' response timeout: two lost bea
 ANNOUNCE_SECONDS = 5.0
 HAND_IN_SECONDS = 120.0  # a server's restart takes up to half a minute; after two the task is somebody else's
 HANG_GRACE_SECONDS = 30.0
+DIARIZER_SECONDS = 7200.0  # pyannote's longest chunk, an hour, takes that on a slow processor; a task beyond it hangs
 FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0  # seconds between polls of an empty queue
 
 
@@ -60,6 +61,7 @@ class Held:
     """A task in hand. `lost` is set once nobody wants its result."""
 
     task: PolledTask
+    since: float = field(default_factory=time.monotonic)
     lost: threading.Event = field(default_factory=threading.Event)
     seated: SeatedRecognizer | None = None
 
@@ -319,7 +321,7 @@ def keep_leases(
 ) -> None:
     """Every beat: extend the leases in hand, notice what is no longer wanted, and say that the worker is alive.
 
-    hung is called with a task whose engine did not stop at its deadline: no thread can end it from outside.
+    hung is called with a task whose engine or diarizer did not stop in time: no thread can end it from outside.
     tell is called with the task at the engine and the share of it that is done: Conductor takes no news of a
     running task but its lease.
     """
@@ -334,6 +336,8 @@ def keep_leases(
                 tell(held.task, desk.seat.share_done())
                 if desk.seat.overdue_seconds() > HANG_GRACE_SECONDS:
                     hung(held.task)
+            elif held.task.kind in DIARIZER_TASKS and time.monotonic() - held.since > DIARIZER_SECONDS:
+                hung(held.task)
         if time.monotonic() - announced > ANNOUNCE_SECONDS and not desk.draining.is_set():
             announce(desk)
             announced = time.monotonic()

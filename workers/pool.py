@@ -22,6 +22,7 @@ from workers.process import ProcessSpec
 from workers.settings import worker_environment
 
 THREADS_A_PROCESS = 4  # beyond four threads CTranslate2's gain per thread falls off; more processes gain more
+ON_GPU = ("transcribe_chunk", "detect_language", "diarize_chunk")
 MAX_QUICK_DEATHS = 4
 QUICK_SECONDS = 20.0
 
@@ -261,8 +262,8 @@ class WorkerPool:
 
 
 def _count_gpus(spec: PoolSpec) -> int:
-    """How many GPUs CTranslate2 can use here; asked only where recognizing on one is possible."""
-    if spec.device == "cpu" or not any(kind in ("transcribe_chunk", "detect_language") for kind in spec.kinds):
+    """How many GPUs CTranslate2 can use here; asked only where there is work for one."""
+    if spec.device == "cpu" or not any(kind in ON_GPU for kind in spec.kinds):
         return 0
     import ctranslate2
 

@@ -141,7 +141,7 @@ def _thread(run, desk: lanes.Desk, kinds: tuple[str, ...]) -> threading.Thread: 
 def _abandon(desk: lanes.Desk, task: PolledTask) -> None:
     """Leave an engine that does not come back: hand in the failure, and end with all its threads."""
     try:
-        desk.client.fail(task, DeadlineExceeded("The engine hung and did not stop at the chunk's deadline."))
+        desk.client.fail(task, DeadlineExceeded("The engine or diarizer hung and did not stop in time."))
     finally:
         os._exit(HUNG_EXIT)
 
