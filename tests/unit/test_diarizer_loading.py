@@ -22,9 +22,9 @@ def installed(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
     ("name", "model", "sentence"),
     [
         ("nemo", None, "There is no diarizer 'nemo': take ge2e, pyannote, onnx."),
-        ("ge2e", "somewhere", "The diarizer ge2e has its one model inside and takes no other ('somewhere')"),
-        ("onnx", None, "The diarizer onnx brings no models: name a folder"),
-        ("onnx", "", "The diarizer onnx brings no models: name a folder"),
+        ("ge2e", "somewhere", "The diarizer ge2e has its one model inside and takes no other: leave 'somewhere' out"),
+        ("onnx", None, "The diarizer onnx brings no models of its own: name a folder"),
+        ("onnx", "", "The diarizer onnx brings no models of its own: name a folder"),
     ],
 )
 def test_options_that_do_not_fit_together(name: str, model: str | None, sentence: str) -> None:
