@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -54,11 +54,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def diarizers(folders: dict[str, Path]) -> dict[str, "PyannoteAudio"]:
-    """Loaded once, with the network out of reach."""
+def diarizers(folders: dict[str, Path]) -> Iterator[dict[str, "PyannoteAudio"]]:
+    """Loaded once; from then on whatever reaches for the network fails."""
     with pytest.MonkeyPatch.context() as patch:
         cut_off(patch)
-        return {name: loaded(folder) for name, folder in folders.items()}
+        yield {name: loaded(folder) for name, folder in folders.items()}
 
 
 @pytest.fixture(scope="module")
@@ -389,11 +389,22 @@ def test_a_name_on_the_hub_without_the_hub_is_one_sentence(
 ) -> None:
     with pytest.raises(ModelError, match=r"is out of reach: give a folder with config\.yaml"):
         loaded("pyannote/no-such-pipeline")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("httpx.head", hub_that_refuses)
+    with pytest.raises(ModelError, match=r"is out of reach: .* \(connection refused\)"):
+        loaded("pyannote/no-such-pipeline")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = shutil.copytree(folders["agglomerative"], tmp_path / "half")
     config = (folder / "config.yaml").read_text().replace("$model/embedding", "pyannote/no-such-embedding")
     (folder / "config.yaml").write_text(config)
     with pytest.raises(ModelError, match="out of reach"):
         loaded(folder)
+
+
+def hub_that_refuses(*_: object, **__: object) -> None:
+    import httpx
+
+    raise httpx.ConnectError("connection refused")
 
 
 def test_a_gpu_that_is_not_there_is_one_sentence(folders: dict[str, Path]) -> None:

@@ -315,11 +315,24 @@ def _load(model: str) -> Any:
 
 
 def _folder(model: str) -> Path:
+    """The folder that is named, or the hub's: from its cache, and else downloaded."""
     folder = Path(model).expanduser()
     if folder.exists():
         return folder
-    from huggingface_hub import snapshot_download
+    import httpx
+    from huggingface_hub import constants, snapshot_download
 
+    try:
+        cached = Path(snapshot_download(model, allow_patterns=_WEIGHTS, local_files_only=True))
+        _config(cached)
+        return cached
+    except (OSError, ModelError) as error:
+        log.info("The pipeline %s has to be fetched: %s", model, error, extra={"action": "pipeline_fetch"})
+    if not constants.HF_HUB_OFFLINE:  # the hub's client tries a silent hub for minutes
+        try:
+            httpx.head(constants.ENDPOINT, timeout=HUB_SECONDS)
+        except httpx.HTTPError as error:
+            raise ConnectionError(str(error) or type(error).__name__) from error
     return Path(snapshot_download(model, allow_patterns=_WEIGHTS, etag_timeout=HUB_SECONDS))
 
 
@@ -329,26 +342,35 @@ def _pipeline_of(folder: Path) -> Any:
     pyannote.audio 4 loads one for every pipeline, by default from the hub; those with agglomerative clustering name
     none, and would need a network and a token for it.
     """
-    import yaml
     from pyannote.audio import Pipeline
     from pyannote.audio.core.pipeline import expand_subfolders
     from pyannote.audio.core.plda import PLDA
 
-    file = folder / "config.yaml"
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    try:
-        parameters = config["pipeline"]["params"]
-        _lacks_nothing(folder, parameters)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"'{file}' describes no pipeline: take one of pyannote.audio 3 or 4.") from error
+    config = _config(folder)
+    parameters = config["pipeline"]["params"]
     expand_subfolders(config, str(folder))
     if parameters.get("clustering") == "AgglomerativeClustering" and "plda" not in parameters:
         parameters["plda"] = PLDA.__new__(PLDA)
     return Pipeline.from_pretrained(config)
 
 
+def _config(folder: Path) -> dict[str, Any]:
+    """config.yaml of a folder that has every file it names.
+
+    Raises ModelError that names the first file missing, or says that this is no pipeline.
+    """
+    import yaml
+
+    file = folder / "config.yaml"
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        _lacks_nothing(folder, config["pipeline"]["params"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"'{file}' describes no pipeline: take one of pyannote.audio 3 or 4.") from error
+    return dict(config)
+
+
 def _lacks_nothing(folder: Path, parameters: dict[str, Any]) -> None:
-    """Raises ModelError that names the first file missing of those that config.yaml says are in the folder."""
     files = {
         "segmentation": ("pytorch_model.bin",),
         "embedding": ("pytorch_model.bin",),
