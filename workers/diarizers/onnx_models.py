@@ -266,7 +266,9 @@ class OnnxModels:
             raise ModelError(f"'{file}' gives {list(shape)} where [1, dimension] is wanted: take a speaker model.")
         said = _metadata(self._embedding).get("output_dim")
         if said and said != str(shape[1]):
-            raise ModelError(f"'{file}' says that its embeddings have {said} numbers, and they have {shape[1]}.")
+            raise ModelError(
+                f"'{file}' says that its embeddings have {said} numbers, and they have {shape[1]}: take another export."
+            )
         return int(shape[1])
 
 
@@ -292,7 +294,9 @@ def _session(file: Path, device: str, threads: int) -> Any:
     try:
         session = onnxruntime.InferenceSession(str(file), options, providers=wanted)
     except Exception as error:  # onnxruntime's errors have no common base but Exception
-        raise ModelError(f"'{file}' cannot be loaded: {_line(error)}.") from error
+        raise ModelError(
+            f"'{file}' cannot be loaded ({_line(error)}): copy it again, or take another model."
+        ) from error
     # where CUDA's libraries are missing it takes the processor, and says so to nobody
     if device == "cuda" and session.get_providers()[0] != CUDA:
         raise OptionError("onnxruntime does not get a GPU to work here (CUDA or cuDNN is missing): take --device cpu.")
