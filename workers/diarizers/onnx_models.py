@@ -241,7 +241,10 @@ class OnnxModels:
         try:
             shape = self._run(self._segmentation, silence).shape
         except EngineError as error:
-            raise ModelError(f"'{file}' does not take windows of {silence.shape[2]} samples: {error}") from error
+            raise ModelError(
+                f"'{file}' does not take windows of {silence.shape[2]} samples ({_line(error.__cause__ or error)}): "
+                "take a segmentation model."
+            ) from error
         if len(shape) != 3 or shape[2] != len(self._classes):
             raise ModelError(
                 f"'{file}' gives {list(shape)} where [1, frames, {len(self._classes)}] is wanted, the sets of up to "
@@ -261,7 +264,10 @@ class OnnxModels:
         try:
             shape = self._run(self._embedding, noise[None]).shape
         except EngineError as error:
-            raise ModelError(f"'{file}' does not take a filter bank of {BANDS} bands: {error}") from error
+            raise ModelError(
+                f"'{file}' does not take a filter bank of {BANDS} bands ({_line(error.__cause__ or error)}): "
+                "take a speaker model of WeSpeaker or 3D-Speaker."
+            ) from error
         if len(shape) != 2:
             raise ModelError(f"'{file}' gives {list(shape)} where [1, dimension] is wanted: take a speaker model.")
         said = _metadata(self._embedding).get("output_dim")
