@@ -109,4 +109,5 @@ class ToneDiarizer:
 
 def _shares(samples: Pcm, length: int) -> NDArray[np.float32]:
     """How much of `length` samples each voice speaks."""
-    return np.array([np.count_nonzero(samples == 1000 * (voice + 1)) for voice in range(VOICES)], np.float32) / length
+    counts = [np.count_nonzero(samples == 1000 * (voice + 1)) for voice in range(VOICES)]
+    return np.asarray(np.array(counts) / length, np.float32)
