@@ -72,11 +72,12 @@ SEED = 4
 
 @dataclass(frozen=True)
 class Spent:
-    """Processor seconds of one repetition over the whole recording."""
+    """Processor seconds of one repetition over the whole recording, and how many people were found in it."""
 
     hearing: float
     speech_map: float
     clustering: float
+    people: int
 
     @property
     def total(self) -> float:
@@ -136,7 +137,9 @@ def _hour(job: Job, repeat: int) -> dict[str, Any]:
     for name, values in per_hour.items():
         target = f"  target {TARGET_SECONDS:.0f}: {_met(median <= TARGET_SECONDS)}" if name == "total" else ""
         print(f"  {name.replace('_', ' '):12}{spread(values):>24}{target}")
-    print(f"  voices stored: {stored / job.hours / 1e6:.1f} MB for an hour", flush=True)
+    print(
+        f"  voices stored: {stored / job.hours / 1e6:.1f} MB for an hour; people found: {spent[0].people}", flush=True
+    )
     return {
         "hours": job.hours,
         "repetitions": [asdict(one) for one in spent],
@@ -160,9 +163,11 @@ def _repetition(job: Job) -> Spent:
         outputs["speech"] = map_speech(SpeakerRef.decode(tasks["speech"]), job.context).model_dump()
 
     def cluster() -> None:
-        cluster_speakers(ClusterSpeakersInput(**tasks["speech"], chunks=outputs), job.context)
+        task = ClusterSpeakersInput(**tasks["speech"], chunks=outputs)
+        outputs["clustered"] = cluster_speakers(task, job.context).model_dump()
 
-    return Spent(hearing=_processor(hear), speech_map=_processor(map_it), clustering=_processor(cluster))
+    hearing, speech_map, clustering = _processor(hear), _processor(map_it), _processor(cluster)
+    return Spent(hearing, speech_map, clustering, people=outputs["clustered"]["speakers"])
 
 
 def _processor(work: Callable[[], None]) -> float:
@@ -282,6 +287,7 @@ def _measured_clustering(given: Path) -> dict[str, float]:
     diarizer = Ge2e()
     context = make_context(Path(asked["home"]), diarizer=lambda name, model: diarizer)
     task = ClusterSpeakersInput.decode(asked["task"])
+    context.open_storage(task.storage).delete(JobKeys(task.job).speaker_result(task.speakers))  # it would be found
     wall, processor = time.monotonic(), time.process_time()
     output = cluster_speakers(task, context)
     return {
