@@ -8,6 +8,7 @@ import random
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,16 @@ import soundfile
 from tests.conftest import Studio
 from tests.support.mixtures import conversation
 from tests.support.services import absent, require
-from tests.support.speaker_scoring import diarization_error
-from tests.support.speech import Recorded, Script
+from tests.support.speaker_scoring import SaidWord, diarization_error, speaker_word_error, word_diarization_error
+from tests.support.speech import Recorded, Script, Sentence
+from workers.attribution import attribute
 from workers.diarizers import Clustered, Pcm, Windows
 from workers.diarizers.ge2e import Ge2e
 from workers.diarizers.grid import count_windows, owned, reach
 from workers.diarizers.packing import joined, pack, unpack
 from workers.messages import SpeakerHints
 from workers.spans import SAMPLE_RATE, Span
-from workers.transcript import SpeakerTurn
+from workers.transcript import Segment, SpeakerTurn, Word
 from workers.voice import SpeechStream
 
 pytestmark = pytest.mark.integration
@@ -101,6 +103,36 @@ def test_planted_speakers_are_counted_and_told_apart(speakers: int, seed: int, l
     assert exact.rate <= 0.06
     assert exact.confusion_rate <= 0.015
     assert near.rate <= 0.01
+
+
+@pytest.mark.parametrize(("speakers", "seed"), CONVERSATIONS)
+def test_true_words_are_given_to_who_said_them(speakers: int, seed: int, listen: Listen) -> None:
+    """Words as an engine without error would have them, in segments that know nothing of speakers."""
+    heard = listen(conversation(speakers, seed))
+    said = heard.recorded.truth
+    segments = [segment_of(said[first : first + 3]) for first in range(0, len(said), 3)]
+    words = [word for segment in attribute(segments, named(heard.found)) for word in segment.words]
+    truth = [SaidWord(word, sentence.speaker) for sentence in said for word in sentence.text.split()]
+    given = [SaidWord(word.text, word.speaker) for word in words]
+    print(f"WDER {word_diarization_error(truth, given):.2%}, cpWER {speaker_word_error(truth, given):.2%}")
+    assert word_diarization_error(truth, given) <= 0.01
+    assert speaker_word_error(truth, given) <= 0.02  # such a word is missing with one and too much with another
+    assert all(word.speaker for word in words)
+
+
+def segment_of(sentences: Sequence[Sentence]) -> Segment:
+    """A segment of several sentences; within each, time goes by letters."""
+    words = []
+    for sentence in sentences:
+        texts = sentence.text.split()
+        ends = np.cumsum([0] + [len(text) for text in texts])
+        times = sentence.start_ms + ends * (sentence.end_ms - sentence.start_ms) // ends[-1]
+        words += [
+            Word(start_ms=int(start), end_ms=int(end), text=text, probability=1)
+            for text, (start, end) in zip(texts, pairwise(times), strict=True)
+        ]
+    text = " ".join(sentence.text for sentence in sentences)
+    return Segment(start_ms=sentences[0].start_ms, end_ms=sentences[-1].end_ms, text=text, words=tuple(words))
 
 
 def test_the_scoring_agrees_with_pyannote_metrics_on_real_turns(listen: Listen) -> None:
