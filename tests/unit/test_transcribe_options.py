@@ -68,7 +68,6 @@ def test_help_has_every_option_once_under_a_heading_and_fits_80_columns() -> Non
         (
             "--speaker-names is 'A=a.wav, A=b.wav': write NAME=CLIP, once for each person, with a NAME that nobody "
             "else has and that does not begin with SPEAKER_.",
-            "has and that does not begin with SPEAKER_.",
         ),
         ("--no-diarize --speakers 2", "--speakers has no meaning with --no-diarize: leave one of them out."),
         (
