@@ -293,6 +293,7 @@ def _load(model: str) -> Any:
 
     Raises ModelError.
     """
+    from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
@@ -306,9 +307,10 @@ def _load(model: str) -> Any:
             f"your token into HF_TOKEN, or give a folder ({_line(error)})."
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _line(error)
         raise ModelError(
             f"The pipeline '{model}' is not whole on this machine and the Hugging Face hub is out of reach: give a "
-            f"folder with config.yaml and all the models that it names ({_line(error)})."
+            f"folder with config.yaml and all the models that it names ({why})."
         ) from error
     except Exception as error:  # yaml, zip, pickle, torch and lightning each raise their own
         raise ModelError(f"The pipeline '{model}' cannot be loaded: {_line(error)}.") from error
