@@ -20,7 +20,8 @@ def laplacian(embeddings: NDArray[np.float32]) -> NDArray[np.float64]:
     """
     count = len(embeddings)
     neighbours = min(max(round(NEIGHBOURS * count), FEWEST_NEIGHBOURS), count - 1)
-    likeness = embeddings @ embeddings.T
+    exact = embeddings.astype(np.float64)  # in single precision another processor may order neighbours otherwise
+    likeness = exact @ exact.T
     np.fill_diagonal(likeness, -np.inf)
     nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :neighbours]
     joined = np.zeros((count, count))
