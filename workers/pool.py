@@ -233,7 +233,9 @@ class WorkerPool:
         try:
             event = json.loads(line)
         except json.JSONDecodeError:
-            return  # a library that prints; its words are of no use here
+            return
+        if not isinstance(event, dict) or "event" not in event:
+            return  # nothing that the process says; whatever it is, the listener lives on
         if event["event"] == "progress":
             self.progress[event["task"]] = event["share"]
             return

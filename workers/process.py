@@ -1,8 +1,8 @@
 """One worker process: load the model, take work, go when told to or when the parent is gone.
 
 Run by `workers.pool` as `python -m workers.process JSON`; never by hand. Says what happens to it in
-JSON lines on standard output; lives as long as its standard input stays open, so that a parent
-killed with -9 leaves no worker behind, on any system.
+JSON lines on what was its standard output, and nobody else writes there; lives as long as its standard
+input stays open, so that a parent killed with -9 leaves no worker behind, on any system.
 """
 
 import json
@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from workers import lanes, settings
@@ -51,8 +52,13 @@ class ProcessSpec:
         return any(kind in lanes.RECOGNIZER_TASKS for kind in self.kinds)
 
 
+Say = Callable[..., None]
+"""Tell the parent: the name of what happened, and more about it by name."""
+
+
 def main() -> None:
     spec = ProcessSpec.decode(sys.argv[1])
+    say = take_output()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s %(levelname)s {spec.name} %(message)s"
     )
@@ -64,24 +70,44 @@ def main() -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     keeper = threading.Thread(
         target=lanes.keep_leases,
-        args=(desk, closed, lambda task: _abandon(desk, task), _tell_progress),
+        args=(desk, closed, lambda task: _abandon(desk, task), lambda task, share: _tell_progress(say, task, share)),
         daemon=True,
     )
-    _wait_for_server(desk)
+    _wait_for_server(desk, say)
     lanes.announce(desk)
     keeper.start()
-    _say("up")
+    say("up")
     workers = _start_lane(desk, lanes.MEDIA_TASKS) + _start_lane(desk, lanes.DIARIZER_TASKS)
     try:
         workers += _start_recognizer_lanes(desk, spec)
     except WhisperfleetError as error:
-        _say("failed", error=type(error).__name__, reason=str(error))
+        say("failed", error=type(error).__name__, reason=str(error))
         sys.exit(1)
-    _say("ready")
+    say("ready")
     for worker in workers:
         while worker.is_alive():
             worker.join(1.0)
     closed.set()
+
+
+def take_output() -> Say:
+    """Keep standard output for what the process says: from now on whatever anybody prints goes to standard error.
+
+    For the whole process and for what C code writes: the diarizer's libraries print, and the lanes work while the
+    main thread speaks. Threads may speak at the same time.
+    """
+    sys.stdout.flush()
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = sys.stderr
+    lock = threading.Lock()
+
+    def say(event: str, **more: str | float) -> None:
+        with lock:
+            output.write(json.dumps({"event": event, **more}) + "\n")
+            output.flush()
+
+    return say
 
 
 def _desk(spec: ProcessSpec) -> lanes.Desk:
@@ -104,7 +130,7 @@ def _desk(spec: ProcessSpec) -> lanes.Desk:
     )
 
 
-def _wait_for_server(desk: lanes.Desk) -> None:
+def _wait_for_server(desk: lanes.Desk, say: Say) -> None:
     """A worker may start before its server, or while it restarts: wait, and say so once."""
     said = False
     while True:
@@ -114,7 +140,7 @@ def _wait_for_server(desk: lanes.Desk) -> None:
         except TransientError as error:
             if not said:
                 log.warning("Waiting for the server: %s", error, extra={"action": "no_server"})
-                _say("waiting", reason=str(error))
+                say("waiting", reason=str(error))
                 said = True
             time.sleep(1.0)
 
@@ -146,18 +172,14 @@ def _abandon(desk: lanes.Desk, task: PolledTask) -> None:
         os._exit(HUNG_EXIT)
 
 
-def _tell_progress(task: PolledTask, share: float) -> None:
-    _say("progress", task=task.task_id, share=round(share, 3))
+def _tell_progress(say: Say, task: PolledTask, share: float) -> None:
+    say("progress", task=task.task_id, share=round(share, 3))
 
 
 def _die_with_parent() -> None:
     while sys.stdin.read(1):
         pass
     os._exit(0)
-
-
-def _say(event: str, **more: str | float) -> None:
-    print(json.dumps({"event": event, **more}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""Which worker processes a machine gets."""
+"""Which worker processes a machine gets, and what they say to their parent."""
+
+import json
+import subprocess
+import sys
 
 import pytest
 
 from workers.errors import OptionError
 from workers.lanes import ALL_TASKS
-from workers.pool import PoolSpec, plan_slots
+from workers.pool import PoolSpec, WorkerPool, plan_slots
 
 BASE = {"server": "http://127.0.0.1:1/api", "kinds": ALL_TASKS, "engine": "faster-whisper", "model": "demo"}
 
@@ -48,3 +52,47 @@ def test_names_tell_the_processes_apart() -> None:
     spec = PoolSpec(**{**BASE, "processes": 4})  # type: ignore[arg-type]
     names = [process.name for process, _ in plan_slots(spec, 0, 4, "host", 7)]
     assert len(set(names)) == 4
+
+
+# A library that takes standard output for itself while the process speaks, one that prints, and one in C.
+LOUD = """
+import contextlib, io, os, threading
+from workers.process import take_output
+
+say = take_output()
+taken, said = threading.Event(), threading.Event()
+
+def library():
+    with contextlib.redirect_stdout(io.StringIO()):
+        taken.set()
+        said.wait()
+
+thread = threading.Thread(target=library)
+thread.start()
+taken.wait()
+say("ready")
+said.set()
+thread.join()
+print("loud words")
+os.write(1, b"loud words from C\\n")
+say("progress", task="t", share=0.5)
+"""
+
+
+def test_what_a_process_says_comes_through_whatever_libraries_print() -> None:
+    done = subprocess.run([sys.executable, "-c", LOUD], capture_output=True, text=True, check=True)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"event": "ready"},
+        {"event": "progress", "task": "t", "share": 0.5},
+    ]
+    assert done.stderr.splitlines() == ["loud words", "loud words from C"]
+
+
+@pytest.mark.parametrize("line", ["1\n", "[]\n", '"event"\n', "null\n", "{}\n", "no JSON\n", "\n"])
+def test_a_line_that_says_nothing_changes_nothing(line: str) -> None:
+    pool = WorkerPool(PoolSpec(**{**BASE, "processes": 1, "device": "cpu"}), None)  # type: ignore[arg-type]
+    (slot,) = pool._slots
+    pool._heard(slot, line)
+    assert (slot.state, pool.progress) == ("starting", {})
+    pool._heard(slot, '{"event": "ready"}\n')
+    assert slot.state == "ready"
