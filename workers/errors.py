@@ -96,8 +96,14 @@ class ChunkNotReady(TransientError):
     callback_seconds: ClassVar[int] = 1
 
 
+class AudioMissing(ChunkNotReady):
+    """The chunk is cut, and its audio is gone: an earlier run has freed it, and the split is to write it again."""
+
+
 class SpeakersPending(ChunkNotReady):
     """The diarization branch is still at it: look again in `callback_seconds`."""
+
+    callback_seconds = 2  # a look takes the whole job's tasks from the server
 
 
 class SpeakersLate(TerminalError):
@@ -105,7 +111,7 @@ class SpeakersLate(TerminalError):
 
 
 class EngineError(TransientError):
-    """The recognition engine failed on this chunk."""
+    """The recognition engine or the diarizer failed on this chunk."""
 
 
 class DeadlineExceeded(TransientError):

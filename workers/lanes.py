@@ -46,7 +46,6 @@ MEDIA_TASKS = (
 )  # what ends a job before what starts one
 DIARIZER_TASKS = ("cluster_speakers", "map_speech", "diarize_chunk")  # the longest task before those that can be shared
 ALL_TASKS = RECOGNIZER_TASKS + MEDIA_TASKS + DIARIZER_TASKS
-ANNOUNCED = ("transcribe_chunk", "split_media", "diarize_chunk")  # one for each lane: what a client looks for
 
 BEAT_SECONDS = 3.0  # a third of the definitions' response timeout: two lost beats are forgiven
 ANNOUNCE_SECONDS = 5.0
@@ -347,9 +346,8 @@ def keep_leases(
 
 def announce(desk: Desk) -> None:
     try:
-        for kind in ANNOUNCED:
-            if kind in desk.kinds:
-                desk.client.announce(kind)
+        for kind in desk.kinds:  # each: tasks may be divided among machines in any way
+            desk.client.announce(kind)
     except (ServerSilent, ServerError) as error:
         log.warning("Could not announce: %s", error, extra={"action": "announce_failed"})
 

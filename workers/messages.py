@@ -7,6 +7,7 @@ empty string reads as "the default" everywhere.
 
 import hashlib
 import json
+import re
 from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -67,7 +68,9 @@ class Message(BaseModel):
             takes = known.description if known else None
             advice = f"write {takes}" if takes else first["msg"].removeprefix("Value error, ")
             value = first["input"] or data.get(field)  # of an empty list, what it was made from
-            raise OptionError(f"{field} is '{value}': {advice}.") from None
+            # of an address, what comes after the question mark may be a signature
+            told = re.sub(r"\?[^\s,'\"]+", "?…", str(value))
+            raise OptionError(f"{field} is '{told}': {advice}.") from None
 
 
 class RecognizeOptions(Message):
@@ -165,6 +168,8 @@ class JobInput(Message):
             pairs = [(str(name).strip(), str(clip).strip()) for name, clip in value.items()]
         else:
             texts = value.split(",") if isinstance(value, str) else value
+            if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+                raise ValueError("not NAME=CLIP")
             parts = [text.partition("=") for text in texts if text.strip()]
             pairs = [(name.strip(), clip.strip()) for name, _, clip in parts]
         if any(not name or not clip or name.startswith(_AUTOMATIC_NAME) for name, clip in pairs):
@@ -211,7 +216,19 @@ class JobInput(Message):
         )
 
 
-SPEAKER_OPTIONS = {name for name in JobInput.model_fields if name.startswith(("diarize", "speaker", "min_s", "max_s"))}
+SPEAKER_OPTIONS = frozenset(
+    (
+        "diarize",
+        "diarizer",
+        "diarizer_model",
+        "speakers",
+        "min_speakers",
+        "max_speakers",
+        "speaker_names",
+        "speaker_wait",
+        "speaker_chunk_seconds",
+    )
+)
 """Options that change who said something, and no word of what was said: another number of speakers finds
 the words done. Tasks read them from the speaker plan, never from the job's plan."""
 
@@ -271,15 +288,24 @@ class JobKeys:
         """Reference clip of a speaker, by its content."""
         return f"{self.prefix}clips/{identity}.flac"
 
-    def windows(self, voices: str, index: int) -> str:
-        """What a diarizer found in its chunk `index`; `voices` is the speaker plan's."""
-        return f"{self.prefix}voices/{voices}/{index:05d}.npz"
+    def windows(self, voices: str, index: int, sha256: str = "") -> str:
+        """What a diarizer found in its chunk `index`; `voices` is the speaker plan's. Without a hash, how all begin.
+
+        With the hash in the name, since two attempts on different processors may differ in a bit: who was handed the
+        name of one must not find the other.
+        """
+        return f"{self.prefix}voices/{voices}/{index:05d}-{sha256 and f'{sha256[:16]}.npz'}"
+
+    @property
+    def speakers(self) -> str:
+        """Below it a folder for each speaker plan that was asked for."""
+        return f"{self.prefix}speakers/"
 
     def speaker_plan(self, speakers: str) -> str:
-        return f"{self.prefix}speakers/{speakers}/plan.json"
+        return f"{self.speakers}{speakers}/plan.json"
 
     def speaker_result(self, speakers: str) -> str:
-        return f"{self.prefix}speakers/{speakers}/result.json"
+        return f"{self.speakers}{speakers}/result.json"
 
 
 class JobPlan(Message):
@@ -361,12 +387,15 @@ class SpeakerPlan(Message):
     @property
     def key(self) -> str:
         """Content address of the result."""
-        return _digest(self.model_dump(mode="json"))
+        return _digest({**self.model_dump(mode="json"), "contract": SPEAKER_CONTRACT})
 
     @property
     def voices(self) -> str:
         """Content address of the windows, which another hint or name does not change."""
         return _digest(self.model_dump(mode="json", include={"diarizer", "model", "chunk_seconds", "chunk_count"}))
+
+
+SPEAKER_CONTRACT = 1  # raise when the same windows come to mean other speakers: a result that is stored stands
 
 
 def _digest(made_of: dict[str, Any]) -> str:

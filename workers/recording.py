@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from workers.chunking import SEARCH_MS
-from workers.errors import ChunkNotReady, MediaError, ObjectMissing, StorageUnavailable
+from workers.errors import AudioMissing, ChunkNotReady, MediaError, ObjectMissing, StorageUnavailable
 from workers.media import Samples
 from workers.messages import Chunk, JobKeys, JobPlan
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
@@ -36,10 +36,11 @@ class Recording:
     def read(self, start_ms: int, end_ms: int | None) -> Samples:
         """The samples of [start_ms, end_ms), without end_ms all there are; fewer where the recording ends before.
 
-        Raises ChunkNotReady while a chunk of it is not written, StorageUnavailable where its audio is not
-        what the split wrote.
+        Raises ChunkNotReady while a chunk of it is not cut, AudioMissing where it is cut and its audio is gone,
+        StorageUnavailable where the audio is not what the split wrote.
         """
-        pieces = [self._part(chunk, start_ms, end_ms) for chunk in self._holding(start_ms, end_ms)]
+        chunks = list(self._holding(start_ms, end_ms))  # all of them are cut before any is fetched
+        pieces = [self._part(chunk, start_ms, end_ms) for chunk in chunks]
         return np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
 
     def pieces(self, wanted: Callable[[], None]) -> Iterator[Samples]:
@@ -51,7 +52,7 @@ class Recording:
                 yield self._part(chunk, 0, None)
 
     def is_whole(self) -> bool:
-        """Whether every chunk is written."""
+        """Whether every chunk is cut."""
         return all(self._storage.exists(self._keys.chunk(index)) for index in reversed(range(self._plan.chunk_count)))
 
     def _holding(self, start_ms: int, end_ms: int | None) -> Iterator[Chunk]:
@@ -89,8 +90,8 @@ class Recording:
     def _samples(self, chunk: Chunk) -> Samples:
         try:
             return fetch_audio(self._storage, self._keys, chunk)
-        except ObjectMissing as error:  # an earlier run has freed it, and the split is writing it again
-            raise ChunkNotReady(f"The audio of chunk {chunk.index} is not there yet.") from error
+        except ObjectMissing as error:  # an earlier run has freed it; the split writes it again
+            raise AudioMissing(f"The audio of chunk {chunk.index} is not there yet.") from error
 
 
 def fetch_audio(storage: Storage, keys: JobKeys, chunk: Chunk) -> Samples:

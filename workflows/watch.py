@@ -18,16 +18,6 @@ LOOK_SECONDS_A_CHUNK = 0.004  # a look at 500 chunks is some 600 KB of JSON: eve
 NO_WORKER_MS = 15_000  # longer than a worker's start, shorter than a person's patience
 SILENT_SECONDS = 120.0  # a server's restart takes up to half a minute
 
-# what must be alive for a task to be taken: each lane of a worker gives signs of life under one name
-LANE_OF = {
-    "plan_media": "split_media",
-    "await_speakers": "split_media",
-    "stitch_transcript": "split_media",
-    "detect_language": "transcribe_chunk",
-    "map_speech": "diarize_chunk",
-    "cluster_speakers": "diarize_chunk",
-}
-
 
 @dataclass
 class Watched:
@@ -158,7 +148,7 @@ def plan_output(workflow: Mapping[str, object]) -> Mapping[str, object] | None:
 
 def _check_workers(client: Client, view: JobView, now_ms: int) -> None:
     for kind in stuck_tasks(view, now_ms, NO_WORKER_MS):
-        if client.live_workers(LANE_OF.get(kind, kind)) == 0:
+        if client.live_workers(kind) == 0:
             address = client.server.removesuffix("/api")
             raise NoWorkerError(
                 f"No worker takes {kind} on {address}: start one with `whisperfleet worker --server {address}`, "

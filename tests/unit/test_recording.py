@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from workers import settings as environment
 from workers.chunking import SEARCH_MS
-from workers.errors import ChunkNotReady, StorageUnavailable
+from workers.errors import AudioMissing, ChunkNotReady, StorageUnavailable
 from workers.messages import Chunk, JobInput, JobKeys, JobPlan
 from workers.recording import Recording
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
@@ -104,9 +104,11 @@ def test_only_chunks_near_the_stretch_are_fetched(storage: Storage) -> None:
 def test_what_is_not_cut_yet_is_waited_for(storage: Storage) -> None:
     plan = stored(storage, [1000, 2000])
     storage.delete(KEYS.audio(1))
-    with pytest.raises(ChunkNotReady, match="audio of chunk 1"):
+    with pytest.raises(AudioMissing, match="audio of chunk 1"):
         Recording(storage, KEYS, plan).read(0, None)
     storage.delete(KEYS.chunk(2))
+    with pytest.raises(ChunkNotReady, match="Chunk 2"):  # before any audio is fetched, or the first would be missed
+        Recording(storage, KEYS, plan).read(0, None)
     recording = Recording(storage, KEYS, plan)
     assert not recording.is_whole()
     with pytest.raises(ChunkNotReady, match="Chunk 2"):

@@ -66,6 +66,7 @@ def test_help_has_every_option_once_under_a_heading_and_fits_80_columns() -> Non
             "has and that does not begin with SPEAKER_.",
         ),
         (
+            "--speaker-names A=a.wav --speaker-names A=b.wav",
             "--speaker-names is 'A=a.wav, A=b.wav': write NAME=CLIP, once for each person, with a NAME that nobody "
             "else has and that does not begin with SPEAKER_.",
         ),

@@ -72,8 +72,8 @@ def cluster_speakers(task: ClusterSpeakersInput, context: Context) -> ClusterSpe
     clustered = diarizer.cluster(
         windows, _speech(branch, diarizer), branch.duration_ms, speakers.hints, context.check_wanted
     )
-    clips = _clips(branch, diarizer)
-    result = _result(clustered, clips, tuple(_lost(failures, branch)), branch, diarizer)
+    clips, unheard = _clips(branch, diarizer)
+    result = _result(clustered, clips, unheard, tuple(_lost(failures, branch)), branch, diarizer)
     data = result.model_dump_json().encode()
     storage.put_bytes(keys.speaker_result(task.speakers), data)
     return _output(data, task, keys, seconds={"cluster": round(time.monotonic() - began, 3)})
@@ -172,19 +172,21 @@ def _speech(branch: _Branch, diarizer: Diarizer) -> list[Span] | None:
     return [region.shifted(-branch.plan.span.start_ms) for region in found.regions]
 
 
-def _clips(branch: _Branch, diarizer: Diarizer) -> dict[str, NDArray[np.float32]]:
-    voices = {}
+def _clips(branch: _Branch, diarizer: Diarizer) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+    """The voices of the reference clips, and a warning for each in which there is none: no reason to name nobody."""
+    voices, warnings = {}, []
     for name, key in branch.speakers.clips.items():
         try:
             voices[name] = diarizer.embed(read_flac(branch.storage.get_bytes(key), f"the reference clip of {name}"))
         except OptionError as error:
-            raise OptionError(f"The reference clip of {name}: {error}") from error
-    return voices
+            warnings.append(f"Nobody was named {name}. The reference clip: {error}")
+    return voices, warnings
 
 
 def _result(
     clustered: Clustered,
     clips: Mapping[str, NDArray[np.float32]],
+    unheard: Sequence[str],
     missing: tuple[Span, ...],
     branch: _Branch,
     diarizer: Diarizer,
@@ -201,7 +203,7 @@ def _result(
         exclusive_turns=exclusive,
         speakers=people,
         missing=missing,
-        warnings=(*clustered.warnings, *warnings, *lost),
+        warnings=(*clustered.warnings, *warnings, *unheard, *lost),
         diagnostics={
             "diarizer": diarizer.spec.name,
             "model_sha256": diarizer.spec.model_sha256,

@@ -1,7 +1,9 @@
 """diarize_chunk: the voices in the windows that one diarization chunk owns, stored with a hash."""
 
+import contextlib
 import hashlib
 import time
+from dataclasses import dataclass
 
 from workers.context import Context
 from workers.diarizers import DiarizerSpec, Windows
@@ -13,7 +15,7 @@ from workers.messages import DiarizeChunkInput, DiarizeChunkOutput, JobKeys, Spe
 from workers.recording import Recording
 from workers.spans import SAMPLES_PER_MS
 from workers.stages.recognize import read_plan
-from workers.stages.speakers import complete_answer, read_speaker_plan
+from workers.stages.speakers import audio_awaited, complete_answer, read_speaker_plan
 from workers.storage import Storage
 
 
@@ -27,34 +29,49 @@ def diarize_chunk(task: DiarizeChunkInput, context: Context) -> DiarizeChunkOutp
     keys = JobKeys(task.job)
     plan = read_plan(storage, keys)
     speakers = read_speaker_plan(storage, keys, task.speakers)
-    key = keys.windows(speakers.voices, task.index)
-    earlier = _earlier(storage, key)
-    if earlier is not None and complete_answer(storage, keys, task.speakers) is not None:
-        return _output(task, key, *earlier, context, reused=True, seconds={})
+    earlier = _earlier(storage, keys.windows(speakers.voices, task.index))
+    if earlier and complete_answer(storage, keys, task.speakers) is not None:
+        return _output(task, earlier[0], context, reused=True, seconds={})
     diarizer = context.diarizer(speakers.diarizer, speakers.model)
-    if earlier is not None and earlier[1].spec_hash == diarizer.spec.hash:
-        return _output(task, key, *earlier, context, reused=True, seconds={})
+    done = next((stored for stored in earlier if stored.windows.spec_hash == diarizer.spec.hash), None)
+    if done is not None:
+        return _output(task, done, context, reused=True, seconds={})
+    storage.discard(stored.key for stored in earlier)  # of another version: the split must not take them for done
     began = time.monotonic()
-    audio, windows = _fetch(Recording(storage, keys, plan), speakers, task.index, diarizer.spec)
+    with audio_awaited(context):
+        audio, windows = _fetch(Recording(storage, keys, plan), speakers, task.index, diarizer.spec)
     fetched = time.monotonic()
     heard = diarizer.hear(audio, windows, context.check_wanted)
     diarized = time.monotonic()
     data = pack(heard)
-    storage.put_bytes(key, data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    stored = _Stored(keys.windows(speakers.voices, task.index, sha256), sha256, heard)
+    storage.put_bytes(stored.key, data)
     seconds = {
         "fetch_voices": round(fetched - began, 3),
         "diarize": round(diarized - fetched, 3),
         "store_voices": round(time.monotonic() - diarized, 3),
     }
-    return _output(task, key, data, heard, context, reused=False, seconds=seconds)
+    return _output(task, stored, context, reused=False, seconds=seconds)
 
 
-def _earlier(storage: Storage, key: str) -> tuple[bytes, Windows] | None:
-    try:
-        data = storage.get_bytes(key)
-        return data, unpack(data)
-    except (ObjectMissing, StorageUnavailable):
-        return None
+@dataclass(frozen=True)
+class _Stored:
+    """Windows and the object that holds them."""
+
+    key: str
+    sha256: str
+    windows: Windows
+
+
+def _earlier(storage: Storage, beginning: str) -> list[_Stored]:
+    """What earlier attempts have left whole, of whatever version."""
+    found = []
+    for key in storage.keys(beginning):
+        with contextlib.suppress(ObjectMissing, StorageUnavailable):  # a damaged one is heard again
+            data = storage.get_bytes(key)
+            found.append(_Stored(key, hashlib.sha256(data).hexdigest(), unpack(data)))
+    return found
 
 
 def _fetch(recording: Recording, speakers: SpeakerPlan, index: int, spec: DiarizerSpec) -> tuple[Samples, range]:
@@ -71,20 +88,14 @@ def _fetch(recording: Recording, speakers: SpeakerPlan, index: int, spec: Diariz
 
 
 def _output(
-    task: DiarizeChunkInput,
-    key: str,
-    data: bytes,
-    heard: Windows,
-    context: Context,
-    reused: bool,
-    seconds: dict[str, float],
+    task: DiarizeChunkInput, stored: _Stored, context: Context, reused: bool, seconds: dict[str, float]
 ) -> DiarizeChunkOutput:
     return DiarizeChunkOutput(
         index=task.index,
-        key=key,
-        sha256=hashlib.sha256(data).hexdigest(),
-        spec=heard.spec_hash,
-        windows=len(heard.index),
+        key=stored.key,
+        sha256=stored.sha256,
+        spec=stored.windows.spec_hash,
+        windows=len(stored.windows.index),
         worker=context.worker,
         attempts=context.attempt,
         reused=reused,

@@ -10,7 +10,7 @@ from workers.chunking import plan_cuts
 from workers.context import Context
 from workers.diarizers import SPEECH_MAPPED
 from workers.diarizers import loading as diarizers
-from workers.errors import MediaError, OptionError
+from workers.errors import MediaError, OptionError, SourceUnavailable
 from workers.media import MediaInfo, Samples, as_float, count_duration, decode_excerpt, probe
 from workers.messages import (
     JobInput,
@@ -213,8 +213,8 @@ def _store_clip(name: str, clip: str, storage: Storage, keys: JobKeys, context: 
     try:
         source = open_source(clip, context.settings, context.media_cache, context.check_wanted)
         data = _flac(clip_samples(source))
-    except MediaError as error:
-        raise MediaError(f"The reference clip of {name}: {error}") from error
+    except (MediaError, SourceUnavailable) as error:
+        raise type(error)(f"The reference clip of {name}: {error}") from error
     key = keys.clip(hashlib.sha256(data).hexdigest()[:16])
     storage.put_bytes(key, data)
     return key

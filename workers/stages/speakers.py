@@ -1,6 +1,11 @@
-"""What the stages of the diarization branch share: its plan, and its answer once it is complete."""
+"""What the stages of the diarization branch share: its plan, what is done of it, and how long audio is waited for."""
 
-from workers.errors import ObjectMissing
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from workers.context import Context
+from workers.diarizers import SPEECH_MAPPED
+from workers.errors import AudioMissing, ObjectMissing, StorageUnavailable
 from workers.messages import JobKeys, SpeakerPlan, SpeakerResult
 from workers.storage import Storage
 
@@ -16,3 +21,36 @@ def complete_answer(storage: Storage, keys: JobKeys, speakers: str) -> bytes | N
     except ObjectMissing:
         return None
     return data if not SpeakerResult.model_validate_json(data).missing else None
+
+
+def needs_audio(storage: Storage, keys: JobKeys, speakers: str, there: set[str]) -> bool:
+    """Whether a voice of the branch is not heard yet, or the speech not mapped; `there` are the job's objects."""
+    if complete_answer(storage, keys, speakers) is not None:
+        return False
+    plan = read_speaker_plan(storage, keys, speakers)
+    if plan.diarizer in SPEECH_MAPPED and keys.speech not in there:
+        return True
+    begun = tuple(keys.windows(plan.voices, index) for index in range(plan.chunk_count))
+    return any(not any(key.startswith(beginning) for key in there) for beginning in begun)
+
+
+def any_needs_audio(storage: Storage, keys: JobKeys) -> bool:
+    """Whether any run of this job, with whatever hints and diarizer, has not told the speakers apart yet."""
+    planned = {key.removeprefix(keys.speakers).partition("/")[0] for key in storage.keys(keys.speakers)}
+    return any(complete_answer(storage, keys, speakers) is None for speakers in planned)
+
+
+@contextmanager
+def audio_awaited(context: Context) -> Iterator[None]:
+    """Audio that is gone is waited for while this run's split may still write it.
+
+    Raises StorageUnavailable, which costs an attempt, once it has not: another run of the same job freed it since.
+    """
+    try:
+        yield
+    except AudioMissing as error:
+        if any(sibling.kind == "split_media" and sibling.decided for sibling in context.siblings()):
+            raise StorageUnavailable(
+                "the audio was freed by another run of the same recording that ended meanwhile"
+            ) from error
+        raise

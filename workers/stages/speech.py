@@ -11,6 +11,7 @@ from workers.errors import ChunkNotReady
 from workers.messages import JobKeys, MapSpeechOutput, SpeakerRef, SpeechMap
 from workers.recording import Recording
 from workers.stages.recognize import read_plan
+from workers.stages.speakers import audio_awaited
 from workers.voice import SpeechStream, voiced_ms
 
 
@@ -29,8 +30,9 @@ def map_speech(task: SpeakerRef, context: Context) -> MapSpeechOutput:
     if not recording.is_whole():
         raise ChunkNotReady("The recording is not split yet.")
     stream = SpeechStream()
-    for samples in recording.pieces(context.check_wanted):
-        stream.feed(samples)
+    with audio_awaited(context):
+        for samples in recording.pieces(context.check_wanted):
+            stream.feed(samples)
     found = SpeechMap(regions=tuple(region.shifted(plan.span.start_ms) for region in stream.finish()))
     storage.put_bytes(keys.speech, found.model_dump_json().encode())
     return _output(found, keys, reused=False, seconds={"map_speech": round(time.monotonic() - began, 3)})

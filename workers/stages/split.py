@@ -29,7 +29,7 @@ from workers.messages import Chunk, JobKeys, JobPlan, SplitMediaInput, SplitMedi
 from workers.recognizers import Audio
 from workers.sources import Source, identity_of, open_source
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
-from workers.stages.speakers import complete_answer
+from workers.stages.speakers import needs_audio
 from workers.storage import Storage
 from workers.voice import is_quiet, quiet_stretches, speech_regions
 
@@ -42,7 +42,7 @@ def split_media(ref: SplitMediaInput, context: Context) -> SplitMediaOutput:
     """Write the job's chunks to storage, each as soon as its end is decided.
 
     Chunks that an earlier attempt wrote are kept, with their cuts; where all that is needed is there nothing is
-    decoded. Audio is needed of chunks without a result, and of all while the speakers are not told apart.
+    decoded. Audio is needed of chunks without a result, and of all while a voice is not heard yet.
     Raises MediaError where the media is damaged, or breaks off before its end (without allow_gaps).
     """
     began = time.monotonic()
@@ -51,7 +51,7 @@ def split_media(ref: SplitMediaInput, context: Context) -> SplitMediaOutput:
     plan = JobPlan.model_validate_json(storage.get_bytes(keys.plan))
     there = set(storage.keys(keys.prefix))
     known = _known_chunks(storage, keys, there, plan.chunk_count)
-    speakers_open = ref.speakers is not None and complete_answer(storage, keys, ref.speakers) is None
+    speakers_open = ref.speakers is not None and needs_audio(storage, keys, ref.speakers, there)
     wanted = {
         index
         for index in range(plan.chunk_count)

@@ -24,7 +24,7 @@ from workers.messages import (
     TaskFailure,
 )
 from workers.spans import Span, clock
-from workers.stages.speakers import complete_answer
+from workers.stages.speakers import any_needs_audio, complete_answer
 from workers.stitching import Stitched, stitch
 from workers.storage import Storage
 from workers.transcript import ChunkRecord, Gap, Provenance, Segment, Transcript
@@ -49,7 +49,7 @@ class _Job:
 
 
 def stitch_transcript(task: StitchTranscriptInput, context: Context) -> StitchTranscriptOutput:
-    """Write the job's transcript, as JSON and in the formats asked for; free the audio once nothing is missing.
+    """Write the job's transcript, as JSON and in the formats asked for; free the audio once nobody needs it.
 
     Raises JobError where chunks or the speakers were lost for good and gaps are not allowed; everything else is
     kept, so that a retry runs only what is missing.
@@ -77,7 +77,7 @@ def stitch_transcript(task: StitchTranscriptInput, context: Context) -> StitchTr
         provenance=_provenance(job, task, who, seconds),
     )
     _write(transcript, task, storage, keys)
-    if not gaps and not who.failure and not who.result.missing:
+    if not gaps and not any_needs_audio(storage, keys):
         storage.discard(_audio(keys, job))
     return _output(transcript, task, job, who, storage, keys, _seconds(task, time.monotonic() - began))
 
