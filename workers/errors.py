@@ -122,6 +122,11 @@ class WorkAborted(TransientError):
     """The work was stopped because nobody wants its result any more (cancelled, or the lease was lost)."""
 
 
+def one_line(error: BaseException) -> str:
+    """What a library's error says, to be put into a sentence: 300 characters at most, without line breaks and stop."""
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
+
+
 def by_name(name: str) -> type[WhisperfleetError]:
     """The error class called `name`, or WhisperfleetError: how a type comes back over the wire."""
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from workers.diarizers import ClusterTurn, Windows
 from workers.diarizers.reconstruction import NOBODY, FrameGrid, Votes, count_votes, speaking, turns_of
+from workers.diarizers.voices import by_vote
+from workers.messages import SpeakerHints
 
 # windows of 4 frames of 10 ms, one every 2 frames
 GRID = FrameGrid(size=160, step=160, window=640, window_step=320)
@@ -84,6 +86,13 @@ def test_without_windows_or_voices_there_are_no_turns() -> None:
     assert turns_of(speaking(votes, 9), GRID, 1000) == ()
 
 
+def test_a_pause_with_another_in_it_is_filled_but_not_of_exclusive_turns() -> None:
+    heard = windows([[1, 0, 0, 1], [0, 1, 0, 0]])
+    found = by_vote(heard, labels([0, 1]), np.eye(2, dtype=np.float32), GRID, 1000, SpeakerHints(), 50)
+    assert found.turns == (ClusterTurn(5, 45, 0), ClusterTurn(15, 25, 1))
+    assert found.exclusive_turns == (ClusterTurn(5, 15, 0), ClusterTurn(15, 25, 1), ClusterTurn(35, 45, 0))
+
+
 @given(st.data())
 def test_exclusive_turns_never_overlap_and_lie_within_all_turns(data: st.DataObject) -> None:
     count = data.draw(st.integers(1, 8))
@@ -91,10 +100,16 @@ def test_exclusive_turns_never_overlap_and_lie_within_all_turns(data: st.DataObj
     activity = np.array(bits, np.bool_).reshape(count, 4, 3)
     drawn = data.draw(st.lists(st.integers(0, 3), min_size=count * 3, max_size=count * 3))
     assigned = np.where(activity.any(axis=1), np.array(drawn).reshape(count, 3), NOBODY)
-    heard = Windows("x", np.arange(count, dtype=np.int32), activity, np.zeros((count, 3, 2), np.float32))
+    heard = Windows("x", np.arange(count, dtype=np.int32), activity, np.zeros((count, 3, 4), np.float32))
     votes = count_votes(heard, assigned, GRID)
     alone, all_of_them = speaking(votes, 1), speaking(votes, 99)
     assert (alone.sum(axis=1) <= 1).all()
     assert not (alone & ~all_of_them).any()
-    exclusive = turns_of(alone, GRID, 10_000)
-    assert all(one.end_ms <= after.start_ms for one, after in pairwise(exclusive))
+    gap_ms = data.draw(st.sampled_from([0.0, 10.5, 35.0, 500.0]))
+    found = by_vote(heard, assigned, np.eye(4, dtype=np.float32), GRID, 10_000, SpeakerHints(), gap_ms)
+    assert all(one.end_ms <= after.start_ms for one, after in pairwise(found.exclusive_turns))
+    for own in found.exclusive_turns:
+        assert any(
+            turn.cluster == own.cluster and turn.start_ms <= own.start_ms and own.end_ms <= turn.end_ms
+            for turn in found.turns
+        )

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 
 from workers.diarizers import Clustered, DiarizerSpec, Pcm, Windows
 from workers.diarizers.agglomerative import agglomerate
+from workers.diarizers.failures import engine_failure
 from workers.diarizers.fbank import BANDS, FRAME, SHIFT, fbank
 from workers.diarizers.grid import count_windows
-from workers.diarizers.reconstruction import FrameGrid, count_votes, speaking, turns_of
-from workers.diarizers.voices import clean_frames, mean_voice, nearest, nearest_apart, strange_number, voice_of_clip
-from workers.errors import EngineError, ModelError, OptionError
-from workers.messages import MOST_SPEAKERS, SpeakerHints
-from workers.recognizers.memory import is_out_of_memory
+from workers.diarizers.loading import ONNX_FILES
+from workers.diarizers.reconstruction import FrameGrid
+from workers.diarizers.voices import bounds, by_vote, mean_voice, nearest_apart, to_cluster, voice_of_clip
+from workers.errors import EngineError, ModelError, OptionError, one_line
+from workers.messages import SpeakerHints
 from workers.spans import SAMPLE_RATE, Span
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,6 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 GPU_BATCH = 30  # windows; the default chunk of 300 s has 300 of them
 CPU_BATCH = 1  # the sums of a window must not hang on its neighbours
 STEP_SHARE = 10  # a window begins every tenth of a window, as in pyannote's pipelines
-ENOUGH_SPEECH = 0.2  # of a window: voices with less do not form clusters
 LEAST_FRAMES = 20  # of the filter bank, 0.2 s: with fewer a voice has no embedding
 MOST_CLUSTERED = 4_000
 """Voices that are clustered, 128 MB; of more, those of every second, third, … window, and all join the nearest."""
@@ -81,7 +81,7 @@ class OnnxModels:
 
     def __init__(self, folder: Path, device: str, threads: int) -> None:
         self._folder = folder
-        files = [folder / name for name in ("segmentation.onnx", "embedding.onnx")]
+        files = [folder / name for name in ONNX_FILES]
         self._segmentation, self._embedding = (_session(file, device, threads) for file in files)
         self._on_gpu = self._segmentation.get_providers()[0] == CUDA
         self._sha256 = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
@@ -170,12 +170,7 @@ class OnnxModels:
         try:
             return np.asarray(session.run(None, {session.get_inputs()[0].name: array})[0], np.float32)
         except Exception as error:  # onnxruntime's errors have no common base but Exception
-            if is_out_of_memory(error):
-                raise EngineError(
-                    "The device's memory does not hold the diarizer at work: give the worker a device with more "
-                    "memory, or fewer --processes."
-                ) from error
-            raise EngineError(f"A model in {self._folder} failed: {_line(error)}.") from error
+            raise engine_failure(error, f"A model in {self._folder} failed") from error
 
     # ---- the whole recording ----
 
@@ -190,38 +185,26 @@ class OnnxModels:
         if not windows.activity.any():
             return Clustered((), (), np.zeros((0, self._dimension), np.float32))
         centroids, clustered = self._people(windows, hints, wanted)
-        labels = nearest_apart(
-            windows, centroids
-        )  # of two who speak at once, both embeddings are nearest to the louder
-        votes = count_votes(windows, labels, self._grid, second=nearest(windows, centroids))
-        spoken, alone = speaking(votes, len(centroids)), speaking(votes, 1)
-        there = np.asarray(spoken.any(axis=0), np.bool_)  # whoever is outvoted in every frame is nobody
-        found = int(there.sum())
-        return Clustered(
-            turns=turns_of(spoken[:, there], self._grid, duration_ms),
-            exclusive_turns=turns_of(alone[:, there], self._grid, duration_ms),
-            centroids=centroids[: len(there)][there],  # the last ones may have no voice at all
-            diagnostics={
-                "clustering": "agglomerative",
-                "threshold": self._threshold,
-                "speakers": found,
-                "voices": int(windows.activity.any(axis=1).sum()),
-                "voices_clustered": clustered,
-            },
-            warnings=strange_number(found, hints),
+        # of two who speak at once, both embeddings are nearest to the louder
+        labels = nearest_apart(windows, centroids)
+        return by_vote(
+            windows,
+            labels,
+            centroids,
+            self._grid,
+            duration_ms,
+            hints,
+            clustering="agglomerative",
+            threshold=self._threshold,
+            voices_clustered=clustered,
         )
 
     def _people(
         self, windows: Windows, hints: SpeakerHints, wanted: Callable[[], None]
     ) -> tuple[NDArray[np.float32], int]:
         """The centroids, and how many voices they were made of."""
-        enough = clean_frames(windows.activity) >= ENOUGH_SPEECH * windows.activity.shape[1]
-        told = enough & np.isfinite(windows.embedding).all(axis=2)
-        stride = max(1, -(-int(told.sum()) // MOST_CLUSTERED))
-        voices = windows.embedding[::stride][told[::stride]]
-        most = max(1, min(len(voices), MOST_SPEAKERS))
-        low = min(hints.exactly or hints.at_least or 1, most)
-        high = max(low, min(hints.exactly or hints.at_most or most, most))
+        voices = windows.embedding[to_cluster(windows, MOST_CLUSTERED)[0]]
+        low, high = bounds(hints, len(voices))
         if not len(voices) or high == 1:
             return (voices.mean(axis=0, keepdims=True) if len(voices) else mean_voice(windows)), len(voices)
         labels = agglomerate(voices, self._threshold, low, high, wanted)
@@ -242,7 +225,7 @@ class OnnxModels:
             shape = self._run(self._segmentation, silence).shape
         except EngineError as error:
             raise ModelError(
-                f"'{file}' does not take windows of {silence.shape[2]} samples ({_line(error.__cause__ or error)}): "
+                f"'{file}' does not take windows of {silence.shape[2]} samples ({one_line(error.__cause__ or error)}): "
                 "take a segmentation model."
             ) from error
         if len(shape) != 3 or shape[2] != len(self._classes):
@@ -265,7 +248,7 @@ class OnnxModels:
             shape = self._run(self._embedding, noise[None]).shape
         except EngineError as error:
             raise ModelError(
-                f"'{file}' does not take a filter bank of {BANDS} bands ({_line(error.__cause__ or error)}): "
+                f"'{file}' does not take a filter bank of {BANDS} bands ({one_line(error.__cause__ or error)}): "
                 "take a speaker model of WeSpeaker or 3D-Speaker."
             ) from error
         if len(shape) != 2:
@@ -301,7 +284,7 @@ def _session(file: Path, device: str, threads: int) -> Any:
         session = onnxruntime.InferenceSession(str(file), options, providers=wanted)
     except Exception as error:  # onnxruntime's errors have no common base but Exception
         raise ModelError(
-            f"'{file}' cannot be loaded ({_line(error)}): copy it again, or take another model."
+            f"'{file}' cannot be loaded ({one_line(error)}): copy it again, or take another model."
         ) from error
     # where CUDA's libraries are missing it takes the processor, and says so to nobody
     if device == "cuda" and session.get_providers()[0] != CUDA:
@@ -355,7 +338,3 @@ def _threshold(file: Path) -> float:
 
 def _metadata(session: Any) -> dict[str, str]:
     return dict(session.get_modelmeta().custom_metadata_map)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

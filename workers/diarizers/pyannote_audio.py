@@ -21,20 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.diarizers import Clustered, DiarizerSpec, Pcm, Windows
+from workers.diarizers.failures import engine_failure
 from workers.diarizers.grid import count_windows
-from workers.diarizers.reconstruction import NOBODY, FrameGrid, count_votes, speaking, turns_of
-from workers.diarizers.voices import (
-    clean_frames,
-    mean_voice,
-    nearest,
-    nearest_apart,
-    renumbered,
-    strange_number,
-    voice_of_clip,
-)
-from workers.errors import EngineError, ModelError, OptionError, WhisperfleetError
-from workers.messages import MOST_SPEAKERS, SpeakerHints
-from workers.recognizers.memory import is_out_of_memory
+from workers.diarizers.reconstruction import NOBODY, FrameGrid
+from workers.diarizers.voices import bounds, by_vote, mean_voice, nearest_apart, renumbered, to_cluster, voice_of_clip
+from workers.errors import ModelError, OptionError, WhisperfleetError, one_line
+from workers.messages import SpeakerHints
 from workers.settings import refuse_telemetry
 from workers.spans import SAMPLE_RATE, Span
 
@@ -43,7 +35,6 @@ log = logging.getLogger(__name__)
 HUB_SECONDS = 5  # to answer at all, before the hub counts as out of reach
 GPU_BATCH = 30  # windows; the default chunk of 300 s has 300 of them, ten full batches
 CPU_BATCH = 1  # on a processor more at once are no faster, and a silent window is skipped alone
-ENOUGH_SPEECH = 0.2  # of a window: voices with less do not form clusters (pyannote.audio, filter_embeddings)
 MOST_CLUSTERED = 12_000
 """Voices that are clustered; of more, those of every second, third, … window, and the others join the nearest.
 Linkage takes their square: 1.2 GB and 12 s for these, about two and a half hours of talk."""
@@ -71,7 +62,7 @@ class PyannoteAudio:
                 import torch
                 from pyannote.audio.pipelines import SpeakerDiarization
         except (ImportError, RuntimeError, OSError) as error:  # a torchaudio built for another torch: RuntimeError
-            raise ModelError(f"pyannote.audio cannot be loaded: {_line(error)}.") from error
+            raise ModelError(f"pyannote.audio cannot be loaded: {one_line(error)}.") from error
         self._torch = torch
         if threads:
             torch.set_num_threads(threads)
@@ -167,12 +158,7 @@ class PyannoteAudio:
         except WhisperfleetError:
             raise
         except Exception as error:  # whatever torch throws is this chunk's failure, not the worker's
-            if is_out_of_memory(error):
-                raise EngineError(
-                    f"The device's memory does not hold the diarizer at work on {self._batch} windows: "
-                    "give the worker a device with more memory, or fewer --processes."
-                ) from error
-            raise EngineError(f"pyannote.audio failed on this chunk: {_line(error)}.") from error
+            raise engine_failure(error, "pyannote.audio failed on this chunk") from error
 
     def _hear_batch(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         from pyannote.audio.utils.signal import binarize
@@ -222,30 +208,20 @@ class PyannoteAudio:
         if not windows.activity.any():
             return Clustered((), (), np.zeros((0, self.spec.dimension), np.float32))
         wanted()
-        enough = clean_frames(windows.activity) >= ENOUGH_SPEECH * windows.activity.shape[1]
-        told = enough & np.isfinite(windows.embedding).all(axis=2)
-        stride = max(1, -(-int(told.sum()) // MOST_CLUSTERED))
-        clustered = int(told[::stride].sum())
-        low, high = _bounds(hints, clustered)
-        labels, centroids = self._people(windows, stride, low, high)
-        labels, centroids = renumbered(labels, centroids)
+        told, stride = to_cluster(windows, MOST_CLUSTERED)
+        clustered = int(told.sum())
+        labels, centroids = renumbered(*self._people(windows, stride, *bounds(hints, clustered)))
         wanted()
-        votes = count_votes(windows, labels, self._grid, second=nearest(windows, centroids))
-        gap_ms = 1000 * float(self._pipeline.segmentation.min_duration_off)
-        spoken, alone = speaking(votes, len(centroids)), speaking(votes, 1)
-        there = spoken.any(axis=0)  # whoever is outvoted in every frame is nobody
-        found = int(there.sum())
-        return Clustered(
-            turns=turns_of(spoken[:, there], self._grid, duration_ms, gap_ms),
-            exclusive_turns=turns_of(alone[:, there], self._grid, duration_ms, gap_ms),
-            centroids=centroids[there],
-            diagnostics={
-                "clustering": str(self._pipeline.klustering),
-                "speakers": found,
-                "voices": int(windows.activity.any(axis=1).sum()),
-                "voices_clustered": clustered,
-            },
-            warnings=strange_number(found, hints),
+        return by_vote(
+            windows,
+            labels,
+            centroids,
+            self._grid,
+            duration_ms,
+            hints,
+            1000 * float(self._pipeline.segmentation.min_duration_off),
+            clustering=str(self._pipeline.klustering),
+            voices_clustered=clustered,
         )
 
     def _people(
@@ -269,7 +245,7 @@ class PyannoteAudio:
                     max_clusters=high,
                 )
         except Exception as error:  # numpy, scipy and scikit-learn each raise their own
-            raise EngineError(f"pyannote.audio could not tell the voices apart: {_line(error)}.") from error
+            raise engine_failure(error, "pyannote.audio could not tell the voices apart") from error
         means = np.asarray(centroids, np.float32)
         whole = np.isfinite(means).all(axis=1)
         if not whole.any():  # not one voice was alone for long enough: one person, as far as one can tell
@@ -304,16 +280,16 @@ def _load(model: str) -> Any:
     except (GatedRepoError, RepositoryNotFoundError) as error:
         raise ModelError(
             f"The Hugging Face hub does not give out what '{model}' needs: accept its conditions there and put "
-            f"your token into HF_TOKEN, or give a folder ({_line(error)})."
+            f"your token into HF_TOKEN, or give a folder ({one_line(error)})."
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _line(error)
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else one_line(error)
         raise ModelError(
             f"The pipeline '{model}' is not whole on this machine and the Hugging Face hub is out of reach: give a "
             f"folder with config.yaml and all the models that it names ({why})."
         ) from error
     except Exception as error:  # yaml, zip, pickle, torch and lightning each raise their own
-        raise ModelError(f"The pipeline '{model}' cannot be loaded: {_line(error)}.") from error
+        raise ModelError(f"The pipeline '{model}' cannot be loaded: {one_line(error)}.") from error
 
 
 def _folder(model: str) -> Path:
@@ -414,10 +390,6 @@ def _quietly() -> Iterator[None]:
                 log.debug("pyannote.audio says: %s", " ".join(printed.getvalue().split()))
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-
-
 # ---- small steps ----
 
 
@@ -428,10 +400,3 @@ def _cut(audio: Pcm, first: int, length: int) -> NDArray[np.float32]:
     at = max(0, -first)
     samples[at : at + len(inside)] = inside.astype(np.float32) / 32768
     return samples
-
-
-def _bounds(hints: SpeakerHints, candidates: int) -> tuple[int, int]:
-    """Least and most clusters to ask for: no more than there are voices, nor than labels of 8 bits can number."""
-    most = max(1, min(candidates, MOST_SPEAKERS))
-    low = min(hints.exactly or hints.at_least or 1, most)
-    return low, max(low, min(hints.exactly or hints.at_most or most, most))

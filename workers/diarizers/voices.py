@@ -1,12 +1,14 @@
-"""What diarizers with several voices in a window share: which of them can be told, and whose they are. Pure."""
+"""What diarizers with several voices in a window share: which can be told, whose they are, who speaks when. Pure."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.diarizers import Windows
-from workers.diarizers.reconstruction import NOBODY
+from workers.diarizers import Clustered, Windows
+from workers.diarizers.reconstruction import NOBODY, FrameGrid, count_votes, speaking, turns_of
 from workers.errors import OptionError
-from workers.messages import SpeakerHints
+from workers.messages import MOST_SPEAKERS, SpeakerHints
+
+ENOUGH_SPEECH = 0.2  # of a window: voices with less do not form clusters (pyannote.audio, filter_embeddings)
 
 
 def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -20,6 +22,24 @@ def clean_frames(activity: NDArray[np.bool_]) -> NDArray[np.int64]:
     """(windows, local speakers): frames in which that voice alone speaks."""
     alone = activity.sum(axis=2, keepdims=True) == 1
     return np.asarray((activity & alone).sum(axis=1), np.int64)
+
+
+def to_cluster(windows: Windows, most: int) -> tuple[NDArray[np.bool_], int]:
+    """(windows, local speakers): the voices that clusters are made of, alone for long enough and not many more than
+    `most`; and which windows they are of: every one, or every second, third, …"""
+    enough = clean_frames(windows.activity) >= ENOUGH_SPEECH * windows.activity.shape[1]
+    told = enough & np.isfinite(windows.embedding).all(axis=2)
+    stride = max(1, -(-int(told.sum()) // most))
+    kept = np.zeros_like(told)
+    kept[::stride] = told[::stride]
+    return kept, stride
+
+
+def bounds(hints: SpeakerHints, candidates: int) -> tuple[int, int]:
+    """Least and most clusters to ask for: no more than there are voices, nor than labels of 8 bits can number."""
+    most = max(1, min(candidates, MOST_SPEAKERS))
+    low = min(hints.exactly or hints.at_least or 1, most)
+    return low, max(low, min(hints.exactly or hints.at_most or most, most))
 
 
 def mean_voice(windows: Windows) -> NDArray[np.float32]:
@@ -78,6 +98,34 @@ def renumbered(
     """Without clusters that nobody belongs to, whose numbers would be people without a turn."""
     used = np.unique(labels[labels >= 0])
     return np.where(labels >= 0, np.searchsorted(used, labels), NOBODY), centroids[used]
+
+
+def by_vote(
+    windows: Windows,
+    labels: NDArray[np.int64],
+    centroids: NDArray[np.float32],
+    grid: FrameGrid,
+    duration_ms: int,
+    hints: SpeakerHints,
+    longest_gap_ms: float = 0,
+    **diagnostics: str | int | float,
+) -> Clustered:
+    """Who speaks when, of whom each voice of a window is: labels as `nearest_apart` gives them.
+
+    Pauses below longest_gap_ms are filled in `turns` only: in another's turn there may be one, so that filled
+    exclusive turns would overlap (as pyannote.audio's do).
+    """
+    votes = count_votes(windows, labels, grid, second=nearest(windows, centroids))
+    spoken, alone = speaking(votes, len(centroids)), speaking(votes, 1)
+    there = np.asarray(spoken.any(axis=0), np.bool_)  # whoever is outvoted in every frame is nobody
+    found = int(there.sum())
+    return Clustered(
+        turns=turns_of(spoken[:, there], grid, duration_ms, longest_gap_ms),
+        exclusive_turns=turns_of(alone[:, there], grid, duration_ms),
+        centroids=centroids[: len(there)][there],  # the last ones may have no voice at all
+        diagnostics={**diagnostics, "speakers": found, "voices": int(windows.activity.any(axis=1).sum())},
+        warnings=strange_number(found, hints),
+    )
 
 
 def strange_number(found: int, hints: SpeakerHints) -> tuple[str, ...]:
