@@ -118,6 +118,12 @@ class DeadlineExceeded(TransientError):
     """A chunk took far longer than its length allows."""
 
 
+class ModelElsewhere(TransientError):
+    """A model, or the library that runs it, is not on this machine: another worker may have it."""
+
+    exit_code = 6
+
+
 class WorkAborted(TransientError):
     """The work was stopped because nobody wants its result any more (cancelled, or the lease was lost)."""
 

@@ -60,6 +60,22 @@ def normal_server(source: str, value: str) -> str:
     return value.rstrip("/").removesuffix("/api") + "/api"
 
 
+def pyannote_models() -> tuple[str, ...]:
+    """Names on the Hugging Face hub that the operator lets the diarizer pyannote take, besides pyannote's own.
+
+    Raises OptionError where one is no such name.
+    """
+    names = tuple(
+        name.strip() for name in os.environ.get("WHISPERFLEET_PYANNOTE_MODELS", "").split(",") if name.strip()
+    )
+    for name in names:
+        if name.count("/") != 1:
+            raise OptionError(
+                f"WHISPERFLEET_PYANNOTE_MODELS has '{name}', which is no name on the hub: write OWNER/NAME,OWNER/NAME."
+            )
+    return names
+
+
 # Threads of CTranslate2's OpenMP spin while they wait, 200 ms by default; with more of them running than there
 # are free cores that is most of the time: 30 s of audio took 30 s at a load of 10, and 2.8 s without spinning.
 _NO_SPINNING = {"KMP_BLOCKTIME": "0", "OMP_WAIT_POLICY": "PASSIVE"}

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.diarizers.loading import ONNX_FILES, check, check_anywhere, load
-from workers.errors import ModelError, OptionError
+from workers.diarizers.loading import ONNX_FILES, check, check_anywhere, load, permitted
+from workers.errors import ModelElsewhere, ModelError, OptionError, by_name
+from workers.settings import pyannote_models
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
@@ -83,7 +84,46 @@ def test_folders_for_pyannote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_pyannote_that_is_not_installed(version: str | None, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, version)
-    for refuse in (check, load):
-        with pytest.raises(ModelError, match=sentence):
-            refuse("pyannote", None)
+    with pytest.raises(ModelError, match=sentence):
+        check("pyannote", None)
+    with pytest.raises(ModelElsewhere, match=sentence):
+        load("pyannote", None)
     check_anywhere("pyannote", None)
+
+
+def test_what_another_machine_may_have_is_tried_again_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker without it may poll first: its failure must not end the task, and its sentence is that of `check`."""
+    installed(monkeypatch, "4.0.7")
+    for name in ("pyannote", "onnx"):
+        folder = str(tmp_path / "none")
+        with pytest.raises(ModelElsewhere, match="There is no model folder") as elsewhere:
+            load(name, folder)
+        with pytest.raises(ModelError) as here:
+            check(name, folder)
+        assert str(elsewhere.value) == str(here.value)
+        assert (elsewhere.value.transient, here.value.transient) == (True, False)
+        assert elsewhere.value.exit_code == here.value.exit_code == 6
+        with pytest.raises(ModelError, match="lacks"):  # wrong wherever it is
+            load(name, str(tmp_path))
+    assert by_name("ModelElsewhere") is ModelElsewhere
+
+
+def test_of_the_hub_only_what_the_operator_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "4.0.7")
+    assert permitted("pyannote/speaker-diarization-community-1")
+    for name in ("somebody/pipeline", "pyannotes/x", "x/pyannote/y", "Pyannote/x", "pyannote/", "pyannote/x@main", ""):
+        assert not permitted(name)
+    with pytest.raises(
+        ModelError, match=r"'somebody/pipeline' may not be loaded here, .* WHISPERFLEET_PYANNOTE_MODELS"
+    ):
+        check("pyannote", "somebody/pipeline")
+    with pytest.raises(ModelElsewhere, match="may not be loaded here"):
+        load("pyannote", "somebody/pipeline")
+    check_anywhere("pyannote", "somebody/pipeline")
+    monkeypatch.setenv("WHISPERFLEET_PYANNOTE_MODELS", " somebody/pipeline, ,else/other")
+    assert pyannote_models() == ("somebody/pipeline", "else/other")
+    check("pyannote", "somebody/pipeline")
+    check("pyannote", "pyannote/speaker-diarization-3.1")
+    monkeypatch.setenv("WHISPERFLEET_PYANNOTE_MODELS", "somebody")
+    with pytest.raises(OptionError, match="WHISPERFLEET_PYANNOTE_MODELS has 'somebody'"):
+        check("pyannote", "somebody/pipeline")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import get_args
 
 from workers.diarizers import Diarizer
-from workers.errors import ModelError, OptionError
+from workers.errors import ModelElsewhere, ModelError, OptionError
 from workers.messages import DiarizerName
+from workers.settings import pyannote_models
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +26,32 @@ def check(name: str, model: str | None) -> None:
 
     Raises OptionError where the options do not fit together, ModelError where something is not here.
     """
+    try:
+        _check_here(name, model)
+    except ModelElsewhere as error:
+        raise ModelError(str(error)) from None
+
+
+def _check_here(name: str, model: str | None) -> None:
+    """As `check`, but ModelElsewhere where another machine may have what this one lacks."""
     check_anywhere(name, model)
     if name == "pyannote":
         _check_pyannote_installed()
         if model is not None and _is_path(model):
             _check_folder(model, ("config.yaml",), "a pipeline's folder, or a name on the Hugging Face hub")
+        elif model and not permitted(model):
+            raise ModelElsewhere(
+                f"The pipeline '{model}' may not be loaded here, as what comes from the hub can run code: take one of "
+                f"pyannote's such as {DEFAULT_PYANNOTE} or a folder, or have the worker's operator add the name to "
+                "WHISPERFLEET_PYANNOTE_MODELS."
+            )
     elif name == "onnx" and model is not None:
         _check_folder(model, ONNX_FILES, f"a folder with {' and '.join(ONNX_FILES)}")
+
+
+def permitted(name: str) -> bool:
+    """Whether what has this name on the Hugging Face hub may be loaded here; loading unpickles, which can run code."""
+    return bool(_HUB_NAME.fullmatch(name)) and (name.startswith("pyannote/") or name in pyannote_models())
 
 
 def check_anywhere(name: str, model: str | None) -> None:
@@ -64,9 +84,10 @@ def load(name: str, model: str | None, device: str = "auto", threads: int = 0) -
     device: "cpu", "cuda" or "auto" (a GPU where there is one the diarizer can use); threads: CPU threads,
     0 for the library's choice.
 
-    Raises ModelError where models are missing or unfit, OptionError where diarizer or device do not exist here.
+    Raises ModelElsewhere where the models or their library are not on this machine, ModelError where the models are
+    unfit, OptionError where diarizer or device do not exist here.
     """
-    check(name, model)
+    _check_here(name, model)
     if device not in _DEVICES:
         raise OptionError(f"There is no device '{device}': take {', '.join(_DEVICES)}.")
     began = time.monotonic()
@@ -96,12 +117,12 @@ def _check_pyannote_installed() -> None:
     try:
         version = importlib.metadata.version("pyannote.audio")
     except importlib.metadata.PackageNotFoundError:
-        raise ModelError(
+        raise ModelElsewhere(
             'The diarizer pyannote is not installed here: pip install "whisperfleet[pyannote]", '
             "or take the diarizer ge2e."
         ) from None
     if int(version.partition(".")[0]) < _OLDEST_PYANNOTE:
-        raise ModelError(
+        raise ModelElsewhere(
             f"pyannote.audio {version} is too old for the diarizer pyannote: "
             'pip install --upgrade "whisperfleet[pyannote]".'
         )
@@ -110,7 +131,7 @@ def _check_pyannote_installed() -> None:
 def _check_folder(model: str, files: tuple[str, ...], wanted: str) -> None:
     folder = Path(model).expanduser()
     if not folder.exists():
-        raise ModelError(f"There is no model folder '{model}': give {wanted}.")
+        raise ModelElsewhere(f"There is no model folder '{model}': give {wanted}.")
     if not folder.is_dir():
         raise ModelError(f"'{model}' is no folder: give {wanted}.")
     missing = [name for name in files if not (folder / name).is_file()]
