@@ -20,7 +20,7 @@ from workers.diarizers.grid import count_windows
 from workers.diarizers.loading import load
 from workers.diarizers.packing import joined, pack, unpack
 from workers.diarizers.reconstruction import NOBODY, FrameGrid, Votes, count_votes, speaking, turns_of
-from workers.errors import ModelError, OptionError
+from workers.errors import ModelElsewhere, ModelError, OptionError
 from workers.messages import SpeakerHints
 from workers.settings import refuse_telemetry
 from workers.spans import SAMPLE_RATE
@@ -347,6 +347,16 @@ def test_nothing_is_reported_to_anybody(diarizers: dict[str, "PyannoteAudio"]) -
     assert not is_metrics_enabled()
 
 
+def test_an_embedding_whose_name_is_another_librarys_is_loaded_as_pyannotes(
+    folders: dict[str, Path], diarizers: dict[str, "PyannoteAudio"], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders["agglomerative"], tmp_path / "mine")
+    away = shutil.copytree(folders["agglomerative"] / "embedding", tmp_path / "nvidia")
+    config = (folder / "config.yaml").read_text().replace("$model/embedding", str(away))
+    (folder / "config.yaml").write_text(config)
+    assert loaded(folder).spec == diarizers["agglomerative"].spec
+
+
 # ---- folders that are none ----
 
 
@@ -365,7 +375,9 @@ def test_a_file_that_is_missing_is_named(folders: dict[str, Path], tmp_path: Pat
         ("{", "cannot be loaded"),
         ("pipeline: {name: pyannote.audio.pipelines.VoiceActivityDetection, params: {segmentation: $model/segmentation}"
          "}", "is no pipeline this diarizer can use"),
-        ("pipeline: {name: nobody.Knows, params: {}}", "cannot be loaded"),
+        ("pipeline: {name: nobody.Knows, params: {}}", "is no pipeline this diarizer can use"),
+        ("pipeline: {name: pyannote.audio.pipelines.SpeakerDiarization, params: {}}\n"
+         "preprocessors: {x: {name: os.abort}}", "has preprocessors, which could run code of others"),
     ],
 )  # fmt: skip
 def test_a_config_that_describes_no_diarization_is_refused(
@@ -387,17 +399,17 @@ def test_damaged_weights_are_refused(folders: dict[str, Path], tmp_path: Path) -
 def test_a_name_on_the_hub_without_the_hub_is_one_sentence(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ModelError, match=r"is out of reach: give a folder with config\.yaml"):
+    with pytest.raises(ModelElsewhere, match=r"is out of reach: give a folder with config\.yaml"):
         loaded("pyannote/no-such-pipeline")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("httpx.head", hub_that_refuses)
-    with pytest.raises(ModelError, match=r"is out of reach: .* \(connection refused\)"):
+    with pytest.raises(ModelElsewhere, match=r"is out of reach: .* \(connection refused\)"):
         loaded("pyannote/no-such-pipeline")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     folder = shutil.copytree(folders["agglomerative"], tmp_path / "half")
     config = (folder / "config.yaml").read_text().replace("$model/embedding", "pyannote/no-such-embedding")
     (folder / "config.yaml").write_text(config)
-    with pytest.raises(ModelError, match="out of reach"):
+    with pytest.raises(ModelElsewhere, match="out of reach"):
         loaded(folder)
 
 

@@ -6,13 +6,11 @@ embedding model once for all of its voices and not once for each, which gives th
 votes are counted by `reconstruction`, which says where it differs. Of overlapping voices each has a turn.
 """
 
-import contextlib
 import hashlib
-import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,10 @@ from numpy.typing import NDArray
 from workers.diarizers import Clustered, DiarizerSpec, Pcm, Windows
 from workers.diarizers.failures import engine_failure
 from workers.diarizers.grid import count_windows
+from workers.diarizers.pyannote_config import read_config
 from workers.diarizers.reconstruction import NOBODY, FrameGrid
 from workers.diarizers.voices import bounds, by_vote, mean_voice, nearest_apart, renumbered, to_cluster, voice_of_clip
-from workers.errors import ModelError, OptionError, WhisperfleetError, one_line
+from workers.errors import ModelElsewhere, ModelError, OptionError, WhisperfleetError, one_line
 from workers.messages import SpeakerHints
 from workers.settings import refuse_telemetry
 from workers.spans import SAMPLE_RATE, Span
@@ -41,42 +40,47 @@ Linkage takes their square: 1.2 GB and 12 s for these, about two and a half hour
 SAME_PERSON = 0.75
 """Cosine, where the pipeline does not say: the threshold that pyannote's 3.1 pipeline was tuned to for the embedding
 that community-1 has too, 0.7046 between unit vectors. VBx's own 0.6 is for a start with far too many clusters."""
-CLUSTERINGS = ("VBxClustering", "AgglomerativeClustering")
+_LOUD = (
+    "pyannote",
+    "lightning",
+    "pytorch_lightning",
+    "torch",
+    "asteroid",
+    "huggingface_hub",
+    "numpy",
+    "scipy",
+    "sklearn",
+)
+"""Libraries whose warnings are for their developers: their failures are raised as well."""
 _WEIGHTS = ["*.yaml", "*.bin", "*.npz"]
 
 
 class PyannoteAudio:
     """Implements Diarizer with a pipeline from a folder, or from the hub by its name.
 
-    The hub's token comes from where huggingface_hub looks for it (HF_TOKEN). Raises ModelError where the pipeline
-    is not here or is none, OptionError where there is no such device.
+    The hub's token comes from where huggingface_hub looks for it (HF_TOKEN). Raises ModelElsewhere where the
+    pipeline is not here, ModelError where it is none, OptionError where there is no such device.
     """
 
     needs_speech = False
 
     def __init__(self, model: str, device: str, threads: int) -> None:
         refuse_telemetry()
+        _hush()
         self.model = model
         try:
-            with _quietly():
-                import torch
-                from pyannote.audio.pipelines import SpeakerDiarization
+            import pyannote.audio.pipelines  # noqa: F401 - so that it fails here
+            import torch
         except (ImportError, RuntimeError, OSError) as error:  # a torchaudio built for another torch: RuntimeError
-            raise ModelError(f"pyannote.audio cannot be loaded: {one_line(error)}.") from error
+            raise ModelElsewhere(f"pyannote.audio cannot be loaded: {one_line(error)}.") from error
         self._torch = torch
         if threads:
             torch.set_num_threads(threads)
         self._device = _device(torch, device)
-        with _quietly():
-            # TF32 keeps 10 bits of the mantissa, and the answer would depend on the GPU's age
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        # TF32 keeps 10 bits of the mantissa, and the answer would depend on the GPU's age
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.benchmark = False  # it would choose other kernels from run to run
         self._pipeline = _load(model)
-        if not isinstance(self._pipeline, SpeakerDiarization) or self._pipeline.klustering not in CLUSTERINGS:
-            raise ModelError(
-                f"'{model}' is no pipeline this diarizer can use: take a SpeakerDiarization of pyannote.audio with "
-                f"{' or '.join(CLUSTERINGS)}."
-            )
         self._prepare()
 
     def _prepare(self) -> None:
@@ -84,11 +88,8 @@ class PyannoteAudio:
         self._segmentation = pipeline._segmentation
         self._batch = GPU_BATCH if self._device == "cuda" else CPU_BATCH
         pipeline.segmentation_batch_size = pipeline.embedding_batch_size = self._batch
-        with _quietly():
-            pipeline.to(torch.device(self._device))
+        pipeline.to(torch.device(self._device))
         model = self._segmentation.model
-        if not hasattr(pipeline._embedding, "model_"):
-            raise ModelError(f"'{self.model}' has an embedding model that is not pyannote.audio's own: take another.")
         if model.audio.sample_rate != SAMPLE_RATE or pipeline._embedding.sample_rate != SAMPLE_RATE:
             raise ModelError(f"'{self.model}' hears another sample rate than {SAMPLE_RATE} Hz: take another pipeline.")
         self._powerset = bool(model.specifications.powerset)
@@ -153,8 +154,7 @@ class PyannoteAudio:
 
     def _guarded(self, samples: NDArray[np.float32]) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         try:
-            with _quietly():
-                return self._hear_batch(samples)
+            return self._hear_batch(samples)
         except WhisperfleetError:
             raise
         except Exception as error:  # whatever torch throws is this chunk's failure, not the worker's
@@ -185,7 +185,7 @@ class PyannoteAudio:
             clean = active & (active.sum(axis=2, keepdims=True) < 2)
             masks = np.where(clean.sum(axis=1, keepdims=True) > self._least_frames, clean, active)
         heard = np.lib.stride_tricks.sliding_window_view(samples, self.spec.window)[:: self.spec.step]
-        waveforms = torch.from_numpy(np.ascontiguousarray(heard))[:, None].to(self._device)
+        waveforms = torch.from_numpy(heard.copy())[:, None].to(self._device)
         weights = torch.from_numpy(np.ascontiguousarray(masks.transpose(0, 2, 1), np.float32)).to(self._device)
         with torch.inference_mode():
             return np.asarray(model(waveforms, weights=weights).cpu().numpy(), np.float32)
@@ -236,14 +236,13 @@ class PyannoteAudio:
         absent = windows.activity.sum(axis=1) == 0
         embedding = np.where(absent[:, :, None], np.float32(1), windows.embedding)  # VBx takes the least of all cosines
         try:
-            with _quietly():
-                hard, _, centroids = clustering(
-                    embeddings=embedding[some],
-                    segmentations=SlidingWindowFeature(windows.activity[some].astype(np.float32), grid),
-                    num_clusters=low if low == high else None,
-                    min_clusters=low,
-                    max_clusters=high,
-                )
+            hard, _, centroids = clustering(
+                embeddings=embedding[some],
+                segmentations=SlidingWindowFeature(windows.activity[some].astype(np.float32), grid),
+                num_clusters=low if low == high else None,
+                min_clusters=low,
+                max_clusters=high,
+            )
         except Exception as error:  # numpy, scipy and scikit-learn each raise their own
             raise engine_failure(error, "pyannote.audio could not tell the voices apart") from error
         means = np.asarray(centroids, np.float32)
@@ -267,24 +266,26 @@ class PyannoteAudio:
 def _load(model: str) -> Any:
     """The pipeline, whose parts may come from the hub too.
 
-    Raises ModelError.
+    Raises ModelError, or ModelElsewhere where the hub has to be asked and does not give it: another machine may have
+    it in its cache, or a token.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        with _quietly():
-            return _pipeline_of(_folder(model))
+        folder = Path(model).expanduser()
+        own = folder.exists()
+        return _pipeline_of(folder if own else _from_hub(model), own)
     except WhisperfleetError:
         raise
     except (GatedRepoError, RepositoryNotFoundError) as error:
-        raise ModelError(
+        raise ModelElsewhere(
             f"The Hugging Face hub does not give out what '{model}' needs: accept its conditions there and put "
             f"your token into HF_TOKEN, or give a folder ({one_line(error)})."
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else one_line(error)
-        raise ModelError(
+        raise ModelElsewhere(
             f"The pipeline '{model}' is not whole on this machine and the Hugging Face hub is out of reach: give a "
             f"folder with config.yaml and all the models that it names ({why})."
         ) from error
@@ -292,17 +293,14 @@ def _load(model: str) -> Any:
         raise ModelError(f"The pipeline '{model}' cannot be loaded: {one_line(error)}.") from error
 
 
-def _folder(model: str) -> Path:
-    """The folder that is named, or the hub's: from its cache, and else downloaded."""
-    folder = Path(model).expanduser()
-    if folder.exists():
-        return folder
+def _from_hub(model: str) -> Path:
+    """The folder in the hub's cache, downloaded where it is not there as a whole."""
     import httpx
     from huggingface_hub import constants, snapshot_download
 
     try:
         cached = Path(snapshot_download(model, allow_patterns=_WEIGHTS, local_files_only=True))
-        _config(cached)
+        read_config(cached, own=False)
         return cached
     except (OSError, ModelError) as error:
         log.info("The pipeline %s has to be fetched: %s", model, error, extra={"action": "pipeline_fetch"})
@@ -314,7 +312,7 @@ def _folder(model: str) -> Path:
     return Path(snapshot_download(model, allow_patterns=_WEIGHTS, etag_timeout=HUB_SECONDS))
 
 
-def _pipeline_of(folder: Path) -> Any:
+def _pipeline_of(folder: Path, own: bool) -> Any:
     """What Pipeline.from_pretrained makes of the folder, but for a PLDA that nothing would use.
 
     pyannote.audio 4 loads one for every pipeline, by default from the hub; those with agglomerative clustering name
@@ -324,43 +322,14 @@ def _pipeline_of(folder: Path) -> Any:
     from pyannote.audio.core.pipeline import expand_subfolders
     from pyannote.audio.core.plda import PLDA
 
-    config = _config(folder)
+    config = read_config(folder, own)
     parameters = config["pipeline"]["params"]
     expand_subfolders(config, str(folder))
+    if isinstance(parameters.get("embedding"), str):  # by some names it would choose the loader of another library
+        parameters["embedding"] = {"checkpoint": parameters["embedding"], "strict": False}
     if parameters.get("clustering") == "AgglomerativeClustering" and "plda" not in parameters:
         parameters["plda"] = PLDA.__new__(PLDA)
     return Pipeline.from_pretrained(config)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """config.yaml of a folder that has every file it names.
-
-    Raises ModelError that names the first file missing, or says that this is no pipeline.
-    """
-    import yaml
-
-    file = folder / "config.yaml"
-    config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    try:
-        _lacks_nothing(folder, config["pipeline"]["params"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"'{file}' describes no pipeline: take one of pyannote.audio 3 or 4.") from error
-    return dict(config)
-
-
-def _lacks_nothing(folder: Path, parameters: dict[str, Any]) -> None:
-    files = {
-        "segmentation": ("pytorch_model.bin",),
-        "embedding": ("pytorch_model.bin",),
-        "plda": ("xvec_transform.npz", "plda.npz"),
-    }
-    for part, names in files.items():
-        place = parameters.get(part)
-        if isinstance(place, str) and place.startswith("$model/"):
-            for name in names:
-                file = folder / place.removeprefix("$model/") / name
-                if not file.is_file():
-                    raise ModelError(f"The pipeline's folder lacks {file}: copy the pipeline there as a whole.")
 
 
 def _device(torch: Any, device: str) -> str:
@@ -371,23 +340,11 @@ def _device(torch: Any, device: str) -> str:
     return device
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """What the libraries print and warn of is for their developers: their failures are raised as well."""
-    printed = io.StringIO()
-    loud = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "pytorch_lightning")]
-    levels = [logger.level for logger in loud]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
-        warnings.simplefilter("ignore")
-        for logger in loud:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loud, levels, strict=True):
-                logger.setLevel(level)
-            if printed.getvalue():
-                log.debug("pyannote.audio says: %s", " ".join(printed.getvalue().split()))
+def _hush() -> None:
+    """Once for the process, as this is nothing that a thread could have for itself."""
+    warnings.filterwarnings("ignore", module="|".join(_LOUD))
+    for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 # ---- small steps ----
