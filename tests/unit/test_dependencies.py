@@ -40,8 +40,8 @@ def imported() -> set[str]:
 
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
-    return {re.sub(r"[._]", "-", re.split(r"[\[<>=; ]", one)[0]).lower() for one in wanted}
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    return {re.sub(r"[._]", "-", re.split(r"[\[<>=; ]", one)[0]).lower() for wanted in lists for one in wanted}
 
 
 def test_every_library_that_is_imported_is_declared() -> None:
