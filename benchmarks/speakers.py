@@ -199,9 +199,7 @@ def _talk(path: Path, hours: float) -> Path:
 
 def _stored_voices(job: Job) -> list[bytes]:
     storage = job.context.open_storage(job.plan.storage)
-    outputs = [name for name in job.plan.speaker_inputs if name.startswith("voices_")]
-    voices = SpeakerPlan.model_validate_json(storage.get_bytes(job.keys.speaker_plan(job.speakers))).voices
-    return [storage.get_bytes(job.keys.windows(voices, index)) for index in range(len(outputs))]
+    return [storage.get_bytes(key) for key in storage.keys(f"{job.keys.prefix}voices/")]
 
 
 # ---- ten hours of voices ----
@@ -244,12 +242,14 @@ def _long_task(job: Job, hours: float) -> ClusterSpeakersInput:
     chunks: dict[str, dict[str, Any]] = {"speech": {"key": keys.speech}}
     heard = joined([unpack(data) for data in _stored_voices(job)])
     for index, windows in enumerate(_long_voices(heard, speakers, span.duration_ms * SAMPLES_PER_MS)):
-        data, key = pack(windows), keys.windows(speakers.voices, index)
+        data = pack(windows)
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = keys.windows(speakers.voices, index, sha256)
         storage.put_bytes(key, data)
         chunks[f"voices_{index}"] = DiarizeChunkOutput(
             index=index,
             key=key,
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=sha256,
             spec=windows.spec_hash,
             windows=len(windows.index),
             worker="benchmark",
