@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 
 from workers.context import Context
 from workers.diarizers import Diarizer
-from workers.errors import ChunkNotReady, EngineError, ServerError, TransientError, WhisperfleetError, WorkAborted
+from workers.errors import (
+    ChunkNotReady,
+    EngineError,
+    ModelElsewhere,
+    ServerError,
+    TransientError,
+    WhisperfleetError,
+    WorkAborted,
+)
 from workers.messages import (
     AwaitSpeakersInput,
     ClusterSpeakersInput,
@@ -51,6 +59,8 @@ BEAT_SECONDS = 3.0  # a third of the definitions' response timeout: two lost bea
 ANNOUNCE_SECONDS = 5.0
 HAND_IN_SECONDS = 120.0  # a server's restart takes up to half a minute; after two the task is somebody else's
 HANG_GRACE_SECONDS = 30.0
+HAND_ON_SECONDS = 5
+HAND_ON_POLLS = 100  # eight minutes of handing on: longer than a worker that has the model is busy with one chunk
 DIARIZER_SECONDS = 7200.0  # pyannote's longest chunk, an hour, takes that on a slow processor; a task beyond it hangs
 FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0  # seconds between polls of an empty queue
 
@@ -165,6 +175,12 @@ def _do_held(desk: Desk, held: Held) -> bool:
         wait_s = early.callback_seconds
         hand_in(desk, held, lambda: desk.client.give_back(task, wait_s))
         return False
+    except ModelElsewhere as error:
+        if _others_may_have_it(desk, task):
+            log.info("Handed %s on: %s", task.reference, error, extra={"action": "handed_on", **ids})
+            hand_in(desk, held, lambda: desk.client.give_back(task, HAND_ON_SECONDS))
+            return False
+        failure: WhisperfleetError = error
     except WorkAborted:
         log.info("Stopped %s, its result is not wanted", task.reference, extra={"action": "aborted", **ids})
         return True
@@ -183,6 +199,14 @@ def _do_held(desk: Desk, held: Held) -> bool:
         return True
     hand_in(desk, held, lambda: desk.client.fail(task, failure))
     return True
+
+
+def _others_may_have_it(desk: Desk, task: PolledTask) -> bool:
+    """Whether a task whose model this worker lacks should be left to others: while there are any, and not for ever."""
+    try:
+        return task.polls < HAND_ON_POLLS and desk.client.live_workers(task.kind) > 1
+    except (ServerSilent, ServerError):
+        return False
 
 
 def _run_stage(desk: Desk, held: Held) -> Message:

@@ -124,7 +124,10 @@ def _desk(spec: ProcessSpec) -> lanes.Desk:
         client=TaskClient(spec.server, spec.name),
         settings=settings.load(),
         seat=EngineSeat(load_here),
-        shelf=lanes.DiarizerShelf(lambda name, model: diarizers.load(name, model, spec.device, spec.threads)),
+        # a GPU that Whisper can use is one that onnxruntime or torch may not: they take it where they can
+        shelf=lanes.DiarizerShelf(
+            lambda name, model: diarizers.load(name, model, "cpu" if spec.device == "cpu" else "auto", spec.threads)
+        ),
         kinds=spec.kinds,
         longest_pause=spec.longest_pause,
     )

@@ -36,6 +36,7 @@ class PolledTask:
     attempt: int
     scheduled_ms: int
     response_timeout_s: int
+    polls: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class TaskClient:
             attempt=int(task.get("retryCount") or 0) + 1,
             scheduled_ms=int(task.get("scheduledTime") or 0),
             response_timeout_s=int(task.get("responseTimeoutSeconds") or 60),
+            polls=int(task.get("pollCount") or 1),
         )
 
     def announce(self, kind: str) -> None:

@@ -1,0 +1,67 @@
+"""A task whose model a worker lacks is left to those that may have it, and not for ever."""
+
+from typing import Any, cast
+
+import pytest
+
+from workers import lanes
+from workers import settings as environment
+from workers.context import Context
+from workers.errors import ModelElsewhere, WhisperfleetError
+from workers.messages import Message
+from workers.seat import EngineSeat
+from workers.tasks import PolledTask, ServerSilent, TaskClient
+
+
+class Server:
+    """What a lane asks of the server, and what it told it."""
+
+    worker = "here"
+
+    def __init__(self, alive: int | None) -> None:
+        self.alive = alive
+        self.told: list[tuple[str, object]] = []
+
+    def live_workers(self, kind: str) -> int:
+        if self.alive is None:
+            raise ServerSilent("it restarts")
+        return self.alive
+
+    def give_back(self, task: PolledTask, seconds: int) -> None:
+        self.told.append(("given back", seconds))
+
+    def fail(self, task: PolledTask, error: WhisperfleetError) -> None:
+        self.told.append(("failed", type(error)))
+
+
+@pytest.mark.parametrize(
+    ("alive", "polls", "told"),
+    [
+        (2, 1, ("given back", lanes.HAND_ON_SECONDS)),
+        (2, lanes.HAND_ON_POLLS, ("failed", ModelElsewhere)),
+        (1, 1, ("failed", ModelElsewhere)),  # nobody else is there
+        (None, 1, ("failed", ModelElsewhere)),  # the failure is retried; a server that is silent is no reason to wait
+    ],
+)
+def test_a_model_that_is_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, alive: int | None, polls: int, told: tuple[str, object]
+) -> None:
+    def lacks(task: PolledTask, context: Context) -> Message:
+        raise ModelElsewhere("not installed here")
+
+    monkeypatch.setitem(lanes._STAGES, "diarize_chunk", lacks)
+    server = Server(alive)
+
+    def nothing_to_load(*_: Any) -> Any:
+        raise AssertionError("nothing is loaded")
+
+    desk = lanes.Desk(
+        client=cast(TaskClient, server),
+        settings=environment.load(),
+        seat=EngineSeat(nothing_to_load),
+        shelf=lanes.DiarizerShelf(nothing_to_load),
+        kinds=("diarize_chunk",),
+    )
+    task = PolledTask("t", "w", "diarize_chunk", "voices_0", {}, 1, 0, 10, polls)
+    assert lanes._do(desk, lanes.Held(task)) is (told[0] == "failed")
+    assert server.told == [told]
