@@ -6,6 +6,7 @@ recognizer lane polls only when the first is nearly done: a chunk held too early
 worker elsewhere could have had.
 """
 
+import importlib
 import logging
 import threading
 import time
@@ -18,6 +19,7 @@ from workers.errors import (
     ChunkNotReady,
     EngineError,
     ModelElsewhere,
+    OptionError,
     ServerError,
     TransientError,
     WhisperfleetError,
@@ -227,7 +229,7 @@ def _run_stage(desk: Desk, held: Held) -> Message:
     )
     finished = False
     try:
-        output = _STAGES[task.kind](task, context)
+        output = run_task(task, context)
         finished = True
         return output
     finally:
@@ -235,72 +237,44 @@ def _run_stage(desk: Desk, held: Held) -> Message:
             desk.seat.leave(finished)
 
 
-def _plan(task: PolledTask, context: Context) -> Message:
-    from workers.stages.plan import plan_media
-
-    output: PlanMediaOutput = plan_media(JobInput.decode(task.data), context)
-    return output.model_copy(update={"started_at_ms": task.scheduled_ms})
-
-
-def _detect(task: PolledTask, context: Context) -> Message:
-    from workers.stages.language import detect_language
-
-    return detect_language(JobRef.decode(task.data), context)
-
-
-def _split(task: PolledTask, context: Context) -> Message:
-    from workers.stages.split import split_media
-
-    return split_media(SplitMediaInput.decode(task.data), context)
-
-
-def _transcribe(task: PolledTask, context: Context) -> Message:
-    from workers.stages.recognize import transcribe_chunk
-
-    return transcribe_chunk(TranscribeChunkInput.decode(task.data), context)
-
-
-def _map_speech(task: PolledTask, context: Context) -> Message:
-    from workers.stages.speech import map_speech
-
-    return map_speech(SpeakerRef.decode(task.data), context)
-
-
-def _diarize(task: PolledTask, context: Context) -> Message:
-    from workers.stages.diarize import diarize_chunk
-
-    return diarize_chunk(DiarizeChunkInput.decode(task.data), context)
-
-
-def _cluster(task: PolledTask, context: Context) -> Message:
-    from workers.stages.cluster import cluster_speakers
-
-    return cluster_speakers(ClusterSpeakersInput.decode(task.data), context)
-
-
-def _await_speakers(task: PolledTask, context: Context) -> Message:
-    from workers.stages.patience import await_speakers
-
-    return await_speakers(AwaitSpeakersInput.decode(task.data), context)
-
-
-def _stitch(task: PolledTask, context: Context) -> Message:
-    from workers.stages.stitch import stitch_transcript
-
-    return stitch_transcript(StitchTranscriptInput.decode(task.data), context)
-
-
-_STAGES: dict[str, Callable[[PolledTask, Context], Message]] = {
-    "plan_media": _plan,
-    "detect_language": _detect,
-    "split_media": _split,
-    "transcribe_chunk": _transcribe,
-    "map_speech": _map_speech,
-    "diarize_chunk": _diarize,
-    "cluster_speakers": _cluster,
-    "await_speakers": _await_speakers,
-    "stitch_transcript": _stitch,
+# task type -> its input, and the module of `workers.stages` with a function of the task's name; imported by need
+STAGES: dict[str, tuple[type[Message], str]] = {
+    "plan_media": (JobInput, "plan"),
+    "detect_language": (JobRef, "language"),
+    "split_media": (SplitMediaInput, "split"),
+    "transcribe_chunk": (TranscribeChunkInput, "recognize"),
+    "map_speech": (SpeakerRef, "speech"),
+    "diarize_chunk": (DiarizeChunkInput, "diarize"),
+    "cluster_speakers": (ClusterSpeakersInput, "cluster"),
+    "await_speakers": (AwaitSpeakersInput, "patience"),
+    "stitch_transcript": (StitchTranscriptInput, "stitch"),
 }
+
+
+def run_task(task: PolledTask, context: Context) -> Message:
+    """Decode the task's input, do it, return its output."""
+    message, module = STAGES[task.kind]
+    stage = getattr(importlib.import_module(f"workers.stages.{module}"), task.kind)
+    output: Message = stage(_decoded(message, task), context)
+    if isinstance(output, PlanMediaOutput):
+        return output.model_copy(update={"started_at_ms": task.scheduled_ms})
+    return output
+
+
+def _decoded(message: type[Message], task: PolledTask) -> Message:
+    """Only the plan's input is a user's; what comes after is made by the definition from what other tasks put out.
+
+    Raises EngineError where that is not whole: a further attempt gets its input made anew.
+    """
+    try:
+        return message.decode(task.data)
+    except OptionError as error:
+        if message is JobInput:
+            raise
+        raise EngineError(
+            f"The server gave {task.reference} an input that is not whole ({error}): if it stays so, "
+            "its definitions are of another version; run `whisperfleet workflows register`."
+        ) from error
 
 
 def _opened(desk: Desk, address: str) -> Storage:

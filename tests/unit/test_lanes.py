@@ -1,13 +1,15 @@
-"""A task whose model a worker lacks is left to those that may have it, and not for ever."""
+"""What a lane makes of a task: whose input is wrong, whose model is elsewhere."""
 
+import importlib
 from typing import Any, cast
 
 import pytest
 
+from tests.support.stages import make_context
 from workers import lanes
 from workers import settings as environment
 from workers.context import Context
-from workers.errors import ModelElsewhere, WhisperfleetError
+from workers.errors import EngineError, ModelElsewhere, OptionError, WhisperfleetError
 from workers.messages import Message
 from workers.seat import EngineSeat
 from workers.tasks import PolledTask, ServerSilent, TaskClient
@@ -30,6 +32,9 @@ class Server:
     def give_back(self, task: PolledTask, seconds: int) -> None:
         self.told.append(("given back", seconds))
 
+    def give_up(self, sibling: object, error: WhisperfleetError) -> None:
+        raise AssertionError("nothing is given up")
+
     def fail(self, task: PolledTask, error: WhisperfleetError) -> None:
         self.told.append(("failed", type(error)))
 
@@ -49,7 +54,7 @@ def test_a_model_that_is_elsewhere(
     def lacks(task: PolledTask, context: Context) -> Message:
         raise ModelElsewhere("not installed here")
 
-    monkeypatch.setitem(lanes._STAGES, "diarize_chunk", lacks)
+    monkeypatch.setattr(lanes, "run_task", lacks)
     server = Server(alive)
 
     def nothing_to_load(*_: Any) -> Any:
@@ -65,3 +70,22 @@ def test_a_model_that_is_elsewhere(
     task = PolledTask("t", "w", "diarize_chunk", "voices_0", {}, 1, 0, 10, polls)
     assert lanes._do(desk, lanes.Held(task)) is (told[0] == "failed")
     assert server.told == [told]
+
+
+def refused(**data: object) -> PolledTask:
+    return PolledTask("t", "w", str(data.pop("kind")), "reference", data, 1, 0, 10)
+
+
+def test_a_users_input_is_refused_for_good_and_the_servers_may_come_whole_the_next_time() -> None:
+    """Inputs after the plan's are made by the definition from what other tasks put out."""
+    with pytest.raises(OptionError, match="media is missing"):
+        lanes.run_task(refused(kind="plan_media"), make_context())
+    for kind in set(lanes.STAGES) - {"plan_media"}:
+        with pytest.raises(EngineError, match=r"input that is not whole .*workflows register"):
+            lanes.run_task(refused(kind=kind, job="x"), make_context())
+
+
+def test_every_task_has_its_stage() -> None:
+    assert set(lanes.STAGES) == set(lanes.ALL_TASKS)
+    for kind, (_, module) in lanes.STAGES.items():
+        assert callable(getattr(importlib.import_module(f"workers.stages.{module}"), kind))
