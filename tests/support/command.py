@@ -60,10 +60,14 @@ def transcript(folder: Path, stem: str) -> Transcript:
 
 
 def content(folder: Path, stem: str) -> dict[str, object]:
-    """All files of a transcript, without the provenance: what must not depend on who did the work."""
+    """All files of a transcript, without the provenance: what must not depend on who did the work.
+
+    The page holds the JSON, provenance and all, and the way to the recording: of it only that it is there.
+    """
     found: dict[str, object] = {path.suffix: path.read_text() for path in folder.glob(f"{stem}.*")}
     told = json.loads(str(found[".json"]))
     told.pop("provenance")
+    found[".html"] = ".html" in found
     found[".json"] = told
     return found
 
