@@ -137,7 +137,8 @@ def test_a_lost_chunk_is_a_gap_and_a_retry_does_only_what_is_missing(
     job = next((home / "objects" / "jobs").iterdir()).name
     storage = open_storage(str(home / "objects"), environment.load())
     storage.put_bytes(JobKeys(job).audio(4), b"this is no audio")
-    recognizer = start("worker", *common, "--model", "demo", "--tasks", "transcribe_chunk", log=tmp_path / "recognizer")
+    hearers = ("--tasks", "transcribe_chunk,map_speech,diarize_chunk,cluster_speakers")
+    recognizer = start("worker", *common, "--model", "demo", *hearers, log=tmp_path / "recognizer")
     try:
         assert command.wait(200) == 1
         told = (tmp_path / "log").read_text()
