@@ -61,8 +61,8 @@ def test_the_joined_transcript_is_what_one_machine_would_have_written(
     ten_minutes: Recorded, conductor: Conductor, tmp_path: Path
 ) -> None:
     ran = whisperfleet(
-        *("transcribe", ten_minutes.path, "--model", "demo", "--language", "en", "--no-diarize", "--server", conductor.url),
-        *("--processes", 1, "--chunk-seconds", CHUNK_SECONDS, "-o", tmp_path),
+        *("transcribe", ten_minutes.path, "--model", "demo", "--language", "en", "--no-diarize"),
+        *("--server", conductor.url, "--processes", 1, "--chunk-seconds", CHUNK_SECONDS, "-o", tmp_path),
     )
     assert ran.returncode == 0, ran.stderr
     found = transcript(tmp_path, ten_minutes.path.stem)
