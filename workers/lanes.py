@@ -69,11 +69,17 @@ FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0  # seconds between polls of an empty queue
 
 @dataclass
 class Held:
-    """A task in hand. `lost` is set once nobody wants its result."""
+    """A task in hand. `lost` is set once nobody wants its result.
+
+    telling is held by whoever tells the server of the task, told is set with its result. The server extends a
+    lease by reading the task and writing it back: what was handed in between the two would be undone.
+    """
 
     task: PolledTask
     since: float = field(default_factory=time.monotonic)
     lost: threading.Event = field(default_factory=threading.Event)
+    telling: threading.Lock = field(default_factory=threading.Lock)
+    told: bool = False
     seated: SeatedRecognizer | None = None
 
 
@@ -297,17 +303,19 @@ def hand_in(desk: Desk, held: Held, send: Callable[[], None]) -> None:
     pause = 0.5
     while not held.lost.is_set():
         try:
-            return send()
+            with held.telling:
+                send()
+                held.told = True
+            return
         except TransientError as error:
             if time.monotonic() > give_up:
                 log.error("Could not hand in %s: %s", held.task.reference, error, extra={"action": "undelivered"})
-                return None
+                return
             time.sleep(pause)
             pause = min(pause * 2, 5.0)
         except ServerError as error:  # the task or its workflow is over
             log.warning("Result of %s refused: %s", held.task.reference, error, extra={"action": "refused"})
-            return None
-    return None
+            return
 
 
 def keep_leases(
@@ -351,7 +359,11 @@ def announce(desk: Desk) -> None:
 
 
 def _beat(desk: Desk, held: Held, look: bool) -> None:
+    if not held.telling.acquire(blocking=False):
+        return  # its result is on its way; waiting for it would cost the other tasks their leases
     try:
+        if held.told:
+            return
         desk.client.extend_lease(held.task)
         if look and not desk.client.is_wanted(held.task):
             held.lost.set()
@@ -359,3 +371,5 @@ def _beat(desk: Desk, held: Held, look: bool) -> None:
         held.lost.set()
     except TransientError as error:
         log.warning("Lease of %s not extended: %s", held.task.reference, error, extra={"action": "beat_failed"})
+    finally:
+        held.telling.release()

@@ -1,6 +1,9 @@
 """What a lane makes of a task: whose input is wrong, whose model is elsewhere."""
 
 import importlib
+import threading
+import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -89,3 +92,36 @@ def test_every_task_has_its_stage() -> None:
     assert set(lanes.STAGES) == set(lanes.ALL_TASKS)
     for kind, (_, module) in lanes.STAGES.items():
         assert callable(getattr(importlib.import_module(f"workers.stages.{module}"), kind))
+
+
+def test_no_lease_is_extended_while_a_result_is_handed_in_or_after() -> None:
+    """The server reads the task, sets a time and writes it back: a result that came in between would be undone."""
+    server = Server(1)
+    talking = threading.Event()
+    overlapped: list[str] = []
+
+    class Slow(Server):
+        def extend_lease(self, task: PolledTask) -> None:
+            overlapped.append("during" if talking.is_set() else "after" if server.told else "before")
+
+        def is_wanted(self, task: PolledTask) -> bool:
+            return True
+
+    client = Slow(1)
+    desk = cast(lanes.Desk, SimpleNamespace(client=client))
+    held = lanes.Held(PolledTask("t", "w", "diarize_chunk", "voices_0", {}, 1, 0, 10))
+    lanes._beat(desk, held, look=True)
+
+    def send() -> None:
+        talking.set()
+        time.sleep(0.2)
+        server.told.append(("completed", None))
+        talking.clear()
+
+    giving = threading.Thread(target=lanes.hand_in, args=(desk, held, send))
+    giving.start()
+    assert talking.wait(5)
+    lanes._beat(desk, held, look=True)
+    giving.join(5)
+    lanes._beat(desk, held, look=True)
+    assert overlapped == ["before"]
