@@ -248,7 +248,10 @@ def test_people_linked_from_chunk_to_chunk_are_not_those_of_the_whole(ge2e: Ge2e
             SpeakerTurn(start_ms=turn.start_ms, end_ms=turn.end_ms, speaker=names[turn.cluster]) for turn in found.turns
         ]
     linked = diarization_error(heard.recorded.truth, turns)
-    assert linked.rate > diarization_error(heard.recorded.truth, named(heard.found)).rate
+    whole = diarization_error(heard.recorded.truth, named(heard.found))
+    print(f"linked: {len(voices)} voices, {linked}; whole: {len(heard.found.centroids)}, {whole}")
+    assert linked.rate > whole.rate + 0.01
+    assert linked.confusion_rate > 0.015, "more than is allowed above"
     assert sorted((turn.start_ms, turn.end_ms) for turn in turns) != [
         (turn.start_ms, turn.end_ms) for turn in heard.found.turns
     ]

@@ -1,6 +1,7 @@
 """The page in a real Chromium, opened from a file as its reader opens it, with a real recording."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -474,6 +475,8 @@ def test_dark_where_the_reader_has_it_dark(page: Page, recording: str, pictures:
     light = page.script(ground)
     page.emulate("dark")
     page.until(lambda: page.script(ground) != light)
+    darker = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (page.script(ground), light)]
+    assert darker[0] < darker[1]
     page.picture(pictures / "page-dark.png")
 
 
@@ -562,3 +565,4 @@ def test_a_picture_for_those_who_look_before_they_try(page: Page, recording: str
     page.script("document.activeElement.blur(); scrollTo({top: 0, behavior: 'instant'})")
     page.until(lambda: page.script("return scrollY") == 0)
     page.picture(pictures / "page.png")
+    assert [word.text for word in page.all(".w.on")] == ["began,"]

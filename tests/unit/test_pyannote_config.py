@@ -117,5 +117,8 @@ def test_only_the_operators_own_pipeline_names_folders_outside(write: Callable[[
 
 
 def test_the_operator_may_allow_more(write: Callable[[object], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write(changed(COMMUNITY, segmentation="nobody/knows"))
+    with pytest.raises(ModelError, match="nobody/knows"):
+        read_config(folder, own=False)
     monkeypatch.setenv("WHISPERFLEET_PYANNOTE_MODELS", "nobody/knows")
-    read_config(write(changed(COMMUNITY, segmentation="nobody/knows")), own=False)
+    assert read_config(folder, own=False)["pipeline"]["params"]["segmentation"] == "nobody/knows"

@@ -167,8 +167,10 @@ def _spectral(embeddings: Embeddings, low: int, high: int, wanted: Callable[[], 
             centroids = _centroids(embeddings, k_means(vectors[:, :count]))
         return _parted(embeddings, centroids, high)
 
-    automatic = len(between(1, min(MOST_FOUND, len(embeddings))))
-    return _Voices(between(low, high), automatic, [round(float(gap), 4) for gap in gaps[:EIGENGAPS_SHOWN]])
+    unasked = (1, min(MOST_FOUND, len(embeddings)))
+    found = between(*unasked)
+    asked = found if (low, high) == unasked else between(low, high)
+    return _Voices(asked, len(found), [round(float(gap), 4) for gap in gaps[:EIGENGAPS_SHOWN]])
 
 
 # ---- voices ----
