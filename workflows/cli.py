@@ -15,6 +15,8 @@ COMMANDS = {
     "server": "workflows.commands.server:server",
     "workflows": "workflows.commands.workflows:workflows",
     "models": "workflows.commands.models:models",
+    "fleet": "provisioning.commands.fleet:fleet",
+    "gateway": "provisioning.commands.gateway:gateway",
     "doctor": "workflows.commands.doctor:doctor",
 }
 BUG_EXIT = 70  # EX_SOFTWARE
@@ -40,7 +42,7 @@ def cli() -> None:
     """Transcribe long recordings on a fleet of workers, one or forty.
 
     Exit codes: 0 done; 1 the job failed; 2 wrong options; 3 media; 4 server; 5 storage or output
-    folder; 6 model; 7 no worker; 130 cancelled.
+    folder; 6 model; 7 no worker; 8 the GPU market; 130 cancelled.
     """
 
 

@@ -20,8 +20,11 @@ KEEPERS: dict[str, tuple[str, ...]] = {
     "boto3": ("workers.storage", "workers.storage.", "workers.sources"),
     "botocore": ("workers.storage", "workers.storage.", "workers.sources"),
     "pyannote": ("workers.diarizers.pyannote_audio", "workers.diarizers.loading"),
+    "vastai": ("provisioning.vast",),
 }
 PURE = (
+    "provisioning.cloud",
+    "provisioning.fleet",
     "workers.attribution",
     "workers.chunking",
     "workers.diarizers.clustering",
@@ -49,7 +52,10 @@ IMPURE = {
     "ffmpeg",
     "httpx",
     "soundfile",
+    "sqlite3",
+    "starlette",
     "subprocess",
+    "vastai",
 }
 HEAVY = (
     "av",
@@ -65,7 +71,10 @@ HEAVY = (
     "onnxruntime",
     "rich",
     "soundfile",
+    "starlette",
     "torch",
+    "uvicorn",
+    "vastai",
 )
 
 

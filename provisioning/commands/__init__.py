@@ -1,0 +1,1 @@
+"""Subcommands of `whisperfleet` that rent, guard and account for machines."""
