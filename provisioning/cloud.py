@@ -76,7 +76,7 @@ class Instance:
     """A rented machine as one row of a validated list tells of it; None is what the market did not say.
 
     actual: null, created, loading, running, exited, stopped, frozen, rebooting, unknown, offline. intended, current,
-    next: running, stopped, frozen or unloaded. gpu_usd_per_hour is what it really costs, the bid for an interruptible one.
+    next: running, stopped, frozen or unloaded. gpu_usd_per_hour is its real price, for an interruptible one the bid.
     """
 
     id: int
