@@ -1,11 +1,13 @@
 """The only reader of the environment. Every variable is optional; an error names the variable."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from workers.errors import OptionError
+
+GATEWAY_ADMIN = "http://127.0.0.1:7402"  # where the gateway's own side listens unless it is told otherwise
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,43 @@ def normal_server(source: str, value: str) -> str:
     return value.rstrip("/").removesuffix("/api") + "/api"
 
 
+@dataclass(frozen=True)
+class FleetSettings:
+    """What the environment says of renting.
+
+    gateway: address of the gateway as a rented machine sees it; gateway_admin: where this machine reaches its
+    other side, with the key in admin_key_file; vast_key: an account's key itself, which no repr shows, or the file
+    it is in; vast_url: another market that speaks Vast.ai's language; worker_image: what rented machines run.
+    """
+
+    gateway: str | None
+    gateway_admin: str
+    admin_key_file: Path
+    signing_key_file: Path
+    vast_key: str | None = field(repr=False)
+    vast_key_file: Path | None
+    vast_url: str | None
+    worker_image: str | None
+
+
+def fleet_settings() -> FleetSettings:
+    """Read the environment.
+
+    Raises OptionError naming the variable whose value cannot be used.
+    """
+    keys = load().home / "gateway"
+    return FleetSettings(
+        gateway=_url("WHISPERFLEET_GATEWAY"),
+        gateway_admin=_url("WHISPERFLEET_GATEWAY_ADMIN") or GATEWAY_ADMIN,
+        admin_key_file=_path("WHISPERFLEET_GATEWAY_ADMIN_KEY_FILE") or keys / "admin.key",
+        signing_key_file=_path("WHISPERFLEET_GATEWAY_SIGNING_KEY_FILE") or keys / "signing.key",
+        vast_key=(os.environ.get("VAST_API_KEY") or "").strip() or None,
+        vast_key_file=_path("WHISPERFLEET_VAST_KEY_FILE"),
+        vast_url=_url("WHISPERFLEET_VAST_URL"),
+        worker_image=os.environ.get("WHISPERFLEET_WORKER_IMAGE") or None,
+    )
+
+
 def pyannote_models() -> tuple[str, ...]:
     """Names on the Hugging Face hub that the operator lets the diarizer pyannote take, besides pyannote's own.
 
@@ -108,6 +147,11 @@ def _url(variable: str) -> str | None:
     if value and urlsplit(value).scheme not in ("http", "https"):
         raise OptionError(f"{variable} is '{value}': write http://HOST:PORT or https://HOST.")
     return value or None
+
+
+def _path(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value).expanduser().absolute() if value else None
 
 
 def _existing(variable: str) -> Path | None:
