@@ -1,0 +1,310 @@
+"""Showing a fleet: one line a machine with its money and its work, as a table that moves, plain lines, or JSON lines.
+
+`fleet_table` is pure: a FleetStatus in, something for rich out, never wider than 80 columns. What the market says
+(names of GPUs, messages) is shown without the control characters by which it could steer a terminal. rich is imported
+when something is drawn, not before.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+
+from provisioning.status import FleetStatus, InstanceLine
+from workflows.display import printable, short_time, speed
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+WIDTH = 80
+BAR_WIDTH = 24
+PLAIN_SILENCE_S = 30.0  # a log without a line for longer looks dead
+ALARMS = 3  # the newest; `--json` has all
+FRAME_LINES = 10  # of a drawn fleet that are no machines: three of totals, the head, the sum, alarms, lines between
+
+STYLES = {
+    "busy": "green",
+    "ready": "cyan",
+    "idle": "cyan",
+    "booting": "yellow",
+    "asked": "yellow",
+    "unknown": "yellow",
+    "draining": "magenta",
+    "closing": "magenta",
+}
+OTHER_STYLE = "red"  # lost, silent, expired: whatever ends a machine
+
+
+class FleetDisplay(Protocol):
+    """Where a fleet is followed. update at every look; close leaves the terminal as it was, and may come twice."""
+
+    def update(self, status: FleetStatus) -> None: ...
+    def note(self, sentence: str) -> None: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _Closing:
+    def close(self) -> None:
+        """Nothing to leave behind."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def make_display(as_json: bool, is_terminal: bool, out: TextIO | None = None) -> FleetDisplay:
+    """The display for a command that follows a fleet; is_terminal says whether `out` (stdout) is one."""
+    if as_json:
+        return JsonFleet(out)
+    return LiveFleet(out) if is_terminal else PlainFleet(out)
+
+
+class JsonFleet(_Closing):
+    """One JSON object a line: `status` with all there is to know, and `note`."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+
+    def update(self, status: FleetStatus) -> None:
+        self._say({"event": "status", **status.to_json()})
+
+    def note(self, sentence: str) -> None:
+        self._say({"event": "note", "message": sentence})
+
+    def _say(self, event: dict[str, Any]) -> None:
+        print(json.dumps(event, ensure_ascii=False), file=self._out, flush=True)
+
+
+class PlainFleet(_Closing):
+    """A line whenever machines come, go or change, and every half minute: for a log file."""
+
+    def __init__(self, out: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self._out = out or sys.stdout
+        self._now = now
+        self._said: tuple[object, float] | None = None
+        self._alarms: tuple[str, ...] = ()
+
+    def update(self, status: FleetStatus) -> None:
+        steady = (status.phase, status.target, status.by_state, status.blind_since_ms is None, status.problem)
+        now = self._now()
+        if self._said is None or self._said[0] != steady or now - self._said[1] >= PLAIN_SILENCE_S:
+            self._said = (steady, now)
+            self.note(summary_line(status))
+        for alarm in status.alarms:
+            if alarm not in self._alarms:
+                self.note(f"Warning: {alarm}")
+        self._alarms = status.alarms
+
+    def note(self, sentence: str) -> None:
+        print(printable(sentence), file=self._out, flush=True)
+
+
+class LiveFleet(_Closing):
+    """The table, drawn over itself."""
+
+    def __init__(self, out: TextIO | None = None, console: "Console | None" = None) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = console or Console(file=out, highlight=False, emoji=False)
+        self._live = Live(console=self._console, auto_refresh=False, transient=False, vertical_overflow="crop")
+        self._live.start()
+
+    def update(self, status: FleetStatus) -> None:
+        rows = max(1, self._console.size.height - FRAME_LINES)
+        self._live.update(fleet_table(status, rows), refresh=True)
+
+    def note(self, sentence: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(printable(sentence)), soft_wrap=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def print_fleet(status: FleetStatus, out: TextIO | None = None) -> None:
+    """The table once, all of it; in a pipe 80 columns wide and without colours."""
+    from rich.console import Console
+
+    Console(file=out, highlight=False, emoji=False).print(fleet_table(status))
+
+
+def fleet_table(status: FleetStatus, rows: int | None = None) -> "RenderableType":
+    """A fleet in 80 columns: totals, a line a machine (`rows` of them at most), what a person should know."""
+    from rich.console import Group
+
+    parts: list[RenderableType] = [*_totals(status)]
+    if status.lines:
+        parts += [_machines(status, rows)]
+    parts += _warnings(status)
+    return Group(*parts)
+
+
+def summary_line(status: FleetStatus) -> str:
+    """`Fleet default: running, 8 of 8 machines (6 busy, 2 booting), $1.24 of $5.00 spent, $2.61 an hour, …`."""
+    parts = [status.phase, _count_machines(status)]
+    parts.append(f"{_money(status)} spent")
+    if status.lines:
+        parts.append(f"${status.usd_per_hour:.2f} an hour")
+    parts.append(_work(status))
+    return f"Fleet {status.fleet}: {', '.join(parts)}"
+
+
+def dollars(amount: float) -> str:
+    """To the cent from a dollar on, to a tenth of a cent below: a machine costs some cents."""
+    return f"{amount:.2f}" if abs(amount) >= 1 else f"{amount:.3f}"
+
+
+def plain_table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> "Table":
+    """A table in the style of all `fleet` commands; a head is its text and how its column is justified."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
+    for text, justify in heads:
+        table.add_column(text, justify=_JUSTIFY[justify], no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
+
+
+_JUSTIFY: dict[str, Any] = {"left": "left", "right": "right"}
+
+
+def _totals(status: FleetStatus) -> "list[Text]":
+    from rich.text import Text
+
+    first = Text.assemble(
+        ("Fleet  ", "bright_black"), (status.fleet, "bold"), f"  {status.phase}, {_count_machines(status)}"
+    )
+    share = min(1.0, status.spent_usd / status.max_usd) if status.max_usd > 0 else 1.0
+    full = round(share * BAR_WIDTH)
+    money = Text.assemble(
+        ("Spent  ", "bright_black"),
+        f"{_money(status)} ",
+        ("━" * full, "red" if share >= 0.9 else "cyan"),
+        ("━" * (BAR_WIDTH - full), "bright_black"),
+        f" {_pace(status)}",
+    )
+    work = Text.assemble(("Work   ", "bright_black"), _work(status))
+    for line in (first, money, work):
+        line.no_wrap, line.overflow = True, "ellipsis"
+        line.truncate(WIDTH, overflow="ellipsis")
+    return [first, money, work, Text()]
+
+
+def _machines(status: FleetStatus, rows: int | None) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
+    for name, width, right in (
+        ("Instance", 9, True),
+        ("GPU", 16, False),
+        ("State", 10, False),
+        ("Age", 7, True),
+        ("$/h", 6, True),
+        ("Spent", 6, True),
+        ("Chunks", 6, True),
+        ("RTFx", 5, True),
+    ):
+        table.add_column(name, width=width, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    shown, hidden = _fitting(status.lines, rows)
+    for line in shown:
+        style = STYLES.get(line.state, OTHER_STYLE)
+        table.add_row(*_cells(line)[:2], Text(line.state, style), *_cells(line)[3:])
+    if hidden:
+        table.add_row("…", Text(f"and {len(hidden)} more", "bright_black"))
+    table.add_section()
+    table.add_row(
+        "",
+        Text("together", "bright_black"),
+        "",
+        "",
+        dollars(status.usd_per_hour),
+        dollars(sum(line.spent_usd for line in status.lines)),
+        str(status.chunks_done),
+        speed(status.rtfx) if status.rtfx else "",
+    )
+    return table
+
+
+def _cells(line: InstanceLine) -> "tuple[Any, ...]":
+    from rich.text import Text
+
+    return (
+        str(line.instance_id) if line.instance_id is not None else "-",
+        Text(printable(line.gpu_name if line.interruptible else f"{line.gpu_name} fixed")),
+        line.state,
+        short_time(round(line.age_s * 1000)),
+        dollars(line.usd_per_hour),
+        dollars(line.spent_usd),
+        str(line.chunks_done),
+        speed(line.rtfx) if line.rtfx else "",
+    )
+
+
+def _warnings(status: FleetStatus) -> "list[Text]":
+    from rich.text import Text
+
+    said = [(f"Warning: {alarm}", "yellow") for alarm in status.alarms[-ALARMS:]]
+    if status.blind_since_ms is not None:
+        since = short_time(max(0, status.at_ms - status.blind_since_ms))
+        said.append(
+            (f"The market has not told what is rented for {since}: nothing new is rented until it does.", "red")
+        )
+    if status.problem:
+        said.append((status.problem, "red"))
+    return [Text(printable(text), style) for text, style in said]
+
+
+def _fitting(lines: Sequence[InstanceLine], rows: int | None) -> tuple[Sequence[InstanceLine], Sequence[InstanceLine]]:
+    if rows is None or len(lines) <= rows:
+        return lines, ()
+    return lines[: max(0, rows - 1)], lines[max(0, rows - 1) :]
+
+
+def _count_machines(status: FleetStatus) -> str:
+    noun = "machine" if status.target == 1 else "machines"
+    states = ", ".join(f"{count} {state}" for state, count in sorted(status.by_state.items()))
+    return f"{status.live} of {status.target} {noun}" + (f" ({states})" if states else "")
+
+
+def _money(status: FleetStatus) -> str:
+    return f"${dollars(status.spent_usd)} of ${status.max_usd:.2f}"
+
+
+def _pace(status: FleetStatus) -> str:
+    if status.usd_per_hour <= 0:
+        return "nothing bills"
+    left_ms = max(0.0, status.max_usd - status.spent_usd) / status.usd_per_hour * 3_600_000
+    return f"lasts {short_time(round(left_ms))} at ${status.usd_per_hour:.2f}/h"
+
+
+def _work(status: FleetStatus) -> str:
+    demand = status.demand
+    if not demand.known:
+        return "work unknown: the server or the gateway does not answer"
+    if not demand.queued_tasks and not demand.held_tasks:
+        return "no work waits"
+    parts = [f"{short_time(demand.queued_audio_ms)} of audio waits in {demand.queued_tasks} tasks"]
+    if demand.held_tasks:
+        parts.append(f"{short_time(demand.held_audio_ms)} in work")
+    if status.rtfx:
+        parts.append(f"{short_time(round((demand.queued_audio_ms + demand.held_audio_ms) / status.rtfx))} left")
+    return ", ".join(parts)
