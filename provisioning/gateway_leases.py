@@ -116,7 +116,8 @@ class LeaseBook:
     async def granted(self, grant: str) -> Lease | None:
         """The lease that a grant names; None for a grant that is forged, foreign, or over.
 
-        Whoever comes with a grant must also be the lease's machine: compare `nonce` with the session's.
+        Whoever comes with a grant must also be the lease's machine: compare `nonce` with that of
+        `request.state.machine` (a gateway_tokens.Machine), which the gateway has made of the session before any route.
         """
         task_id = self._grants.get(grant)
         if task_id is not None:
