@@ -290,7 +290,7 @@ def _money(status: FleetStatus) -> str:
 
 
 def _pace(status: FleetStatus) -> str:
-    if status.usd_per_hour <= 0:
+    if status.usd_per_hour < 0.0005:  # less than a tenth of a cent, which is the least that is shown
         return "nothing bills"
     left_ms = max(0.0, status.max_usd - status.spent_usd) / status.usd_per_hour * 3_600_000
     return f"lasts {short_time(round(left_ms))} at ${status.usd_per_hour:.2f}/h"
@@ -305,6 +305,6 @@ def _work(status: FleetStatus) -> str:
     parts = [f"{short_time(demand.queued_audio_ms)} of audio waits in {demand.queued_tasks} tasks"]
     if demand.held_tasks:
         parts.append(f"{short_time(demand.held_audio_ms)} in work")
-    if status.rtfx:
+    if status.rtfx >= 0.01:
         parts.append(f"{short_time(round((demand.queued_audio_ms + demand.held_audio_ms) / status.rtfx))} left")
     return ", ".join(parts)
