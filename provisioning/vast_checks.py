@@ -1,4 +1,4 @@
-"""What is refused before Vast.ai is asked: a key that is none, an address that would show it, an order it cannot take."""
+"""Refused before Vast.ai is asked: a key that is none, an address that would show it, an order it cannot take."""
 
 import re
 from urllib.parse import urlsplit

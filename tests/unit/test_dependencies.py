@@ -21,6 +21,7 @@ BROUGHT = {
     "ctranslate2": "faster-whisper",
     "huggingface_hub": "faster-whisper",
     "pydantic_core": "pydantic",
+    "requests": "vastai",
     "yaml": "pyannote-audio",
 }
 
