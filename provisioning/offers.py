@@ -67,7 +67,7 @@ _BANDWIDTH = {
     "Tesla T4": 320,
     "Tesla V100": 900,
 }
-"""GB/s of the makers' data sheets: Whisper's decoder reads all its weights for each token, so its speed goes with it."""
+"""GB/s of the makers' data sheets: Whisper's decoder reads all its weights for each token, so speed goes with it."""
 
 _RTFX_PER_BANDWIDTH = 46 / 608
 """faster-whisper's README: 13 minutes in 17 s for large-v2, batched, fp16, on an RTX 3070 Ti (608 GB/s)."""
