@@ -38,9 +38,10 @@ class InstanceLine:
 class FleetStatus:
     """The fleet at one moment.
 
-    phase: running, draining, closing (all are to be destroyed) or over. target: how many machines are wanted.
+    phase: run, up, drain or down (all are to be destroyed). target: how many machines are wanted, and reason: why.
     blind_since_ms: since when the market's list has not come whole. spent_usd: of all machines this fleet ever had, as
     far as the database remembers. alarms: sentences for a person, newest last. problem: what stops the fleet for good.
+    rented: how many machines it had in all, as far as the database remembers.
     """
 
     fleet: str
@@ -52,11 +53,10 @@ class FleetStatus:
     spent_usd: float
     max_usd: float
     blind_since_ms: int | None = None
-    credit_usd: float | None = None
     alarms: tuple[str, ...] = ()
     problem: str | None = None
+    reason: str = ""
     rented: int = 0
-    lost: int = 0
 
     @property
     def live(self) -> int:

@@ -1,0 +1,594 @@
+"""The controller of one fleet: look at the world, let `provisioning.policy` say what follows, do it; again and again.
+
+Whatever is done is derived anew from the market's labels and the ledger at each tick, and written down before it is
+asked for, so the process may die between any two steps. One controller a fleet: see `Ledger.take_ownership`.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Protocol
+
+from provisioning import budget, offers, policy, status
+from provisioning.classify import Memory
+from provisioning.cloud import Cloud, CloudBlind, CloudRefused, Instance, Offer
+from provisioning.demand import DemandSource, Gateway, GatewayRefused, GatewaySilent
+from provisioning.fleet import (
+    Action,
+    Alarm,
+    Demand,
+    Destroy,
+    DrainWorker,
+    FreeTasks,
+    Intent,
+    Label,
+    Limits,
+    Observed,
+    Rent,
+    Settle,
+    Strike,
+    WorkerNews,
+)
+from provisioning.hearing import Heard, Hearing
+from provisioning.ledger import FleetTaken, Ledger, Sample
+from provisioning.renting import OFFERS_PER_SLOT, FleetSpec, Renter
+from provisioning.status import FleetStatus, Sighting
+
+log = logging.getLogger(__name__)
+
+TICK_S = 10.0  # a lost machine's chunks wait for as long at most; the market allows a list every second
+RENTING_S = 15.0  # how long one tick goes on renting: a create takes 4.5 s of pacing, and destroys must not wait
+ADOPTION_MS = 180_000  # how long after its start a controller may meet machines it did not rent (lists lag 90 s)
+LISTS_APART_MS = 20_000  # two lists this far apart without a machine of ours: there is none
+FRUITLESS_TICKS = 3  # `up` gives up after as many ticks that rented nothing while something was to be rented
+REFUSALS_BELIEVED = 3  # in a row: a market in trouble was seen to refuse good keys, and giving up costs the fleet
+ALARMS_KEPT = 20
+CLOCKS_DIFFER_MS = 60_000  # of the market's clock and this one; less is how long a request takes
+
+
+class Clock(Protocol):
+    def now_ms(self) -> int: ...
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        """Return early when `stop` is set."""
+        ...
+
+
+class SystemClock:
+    def now_ms(self) -> int:
+        return int(time.time() * 1000)
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        stop.wait(seconds)
+
+
+@dataclass
+class _Known:
+    """What one process remembers between ticks; losing it costs nothing but a measure of speed."""
+
+    memory: Memory | None = None
+    rows: tuple[Instance, ...] = ()
+    blind_since_ms: int | None = None
+    clean_since_ms: int | None = None
+    news: dict[str, WorkerNews] | None = None
+    problem: str | None = None
+    market_ahead_ms: int = 0
+    refusals: int = 0
+    listed: bool = False
+
+
+class Controller:
+    """One fleet's controller; use it as a context, which takes and gives back the fleet.
+
+    `tick` does one round; `run`, `up`, `drain` and `down` are loops of it that `stop` ends (from a signal handler or
+    another thread) between two steps. say: gets each sentence for a person once. All methods but `stop` belong to one
+    thread.
+    """
+
+    def __init__(
+        self,
+        spec: FleetSpec,
+        cloud: Cloud,
+        gateway: Gateway,
+        demand: DemandSource,
+        ledger: Ledger,
+        *,
+        clock: Clock | None = None,
+        say: Callable[[str], None] = log.info,
+        image_gb: float = 4.0,
+    ) -> None:
+        self.spec = spec
+        self._cloud = cloud
+        self._hearing = Hearing(gateway)
+        self._demand = demand
+        self._ledger = ledger
+        self._clock = clock or SystemClock()
+        self._say = say
+        self._image_gb = image_gb
+        self._renter = Renter(spec, cloud, self._hearing, ledger)
+        self._meter = ledger.meter()
+        self._known = _Known()
+        self._alarms: list[str] = []
+        self._stop = threading.Event()
+        self._began_ms = 0
+        self._status: FleetStatus | None = None
+
+    def __enter__(self) -> "Controller":
+        """Raises FleetTaken where another controller lives."""
+        self._began_ms = self._clock.now_ms()
+        self._ledger.take_ownership(self._began_ms)
+        if self._ledger.notice:
+            self._alarm(self._ledger.notice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ledger.give_up_ownership()
+
+    # ---- loops ----
+
+    def stop(self) -> None:
+        """End the running loop soon; machines stay as they are. From any thread, or a signal's handler."""
+        self._stop.set()
+
+    def run(
+        self, *, until_idle: bool = False, idle_s: float = 60.0, watch: Callable[[FleetStatus], None] = lambda _: None
+    ) -> FleetStatus:
+        """Keep the fleet as large as its work needs, until `stop`, a wish to close or drain is fulfilled, or the
+        market refuses for good (then CloudRefused, when all that could be ended is ended).
+
+        until_idle: also end once there was no work and no machine for `idle_s`.
+        """
+        idle_since: int | None = None
+        while True:
+            now = self._tick(self._wished_mode())
+            watch(now)
+            empty = not now.lines and now.blind_since_ms is None
+            if self._known.problem and (empty or now.blind_since_ms is not None):
+                raise CloudRefused(f"{self._known.problem} {status.still_alive(now)}")
+            if empty and now.phase in ("drain", "down") and self._clean_for(now.at_ms) >= LISTS_APART_MS:
+                return now
+            work = now.demand.queued_tasks + now.demand.held_tasks
+            busy = bool(now.lines) or work > 0 or not now.demand.known
+            idle_since = None if busy else (now.at_ms if idle_since is None else idle_since)
+            if until_idle and idle_since is not None and now.at_ms - idle_since >= idle_s * 1000:
+                return now
+            if not self._rest(now.at_ms):
+                return now
+
+    def up(self, count: int, watch: Callable[[FleetStatus], None] = lambda _: None) -> FleetStatus:
+        """Rent until `count` machines are this fleet's, and return while they boot.
+
+        Returns with fewer where nothing more can be rented now: the status' alarms say why. Raises CloudRefused where
+        the market refuses for good.
+        """
+        fruitless, before = 0, -1
+        while True:
+            now = self._tick("up", count)
+            watch(now)
+            if self._known.problem:
+                raise CloudRefused(f"{self._known.problem} {status.still_alive(now)}")
+            sure = sum(line.state != "unknown" for line in now.lines)
+            fruitless = fruitless + 1 if now.live <= before else 0
+            before = now.live
+            if sure >= min(count, self.spec.limits.max_instances) or fruitless >= FRUITLESS_TICKS:
+                return now
+            if not self._rest(now.at_ms):
+                return now
+
+    def drain(self, watch: Callable[[FleetStatus], None] = lambda _: None) -> FleetStatus:
+        """Let every worker finish what it holds, then destroy it; returns when nothing is left, or at `stop`."""
+        return self._until_gone("drain", watch)
+
+    def down(self, watch: Callable[[FleetStatus], None] = lambda _: None) -> FleetStatus:
+        """Destroy everything of this fleet, until two lists LISTS_APART_MS apart show nothing of it, or `stop`."""
+        return self._until_gone("down", watch)
+
+    def farewell(self) -> str:
+        """One sentence of what is still alive, from the last tick."""
+        return status.still_alive(self._status) if self._status else "Nothing was looked at yet."
+
+    def _until_gone(self, mode: policy.Mode, watch: Callable[[FleetStatus], None]) -> FleetStatus:
+        while True:
+            now = self._tick(mode)
+            watch(now)
+            if self._known.problem and now.blind_since_ms is not None:
+                raise CloudRefused(f"{self._known.problem} {status.still_alive(now)}")
+            if not now.lines and self._clean_for(now.at_ms) >= LISTS_APART_MS:
+                return now
+            if not self._rest(now.at_ms):
+                return now
+
+    def _rest(self, began_ms: int) -> bool:
+        """Wait for the next tick's time; False where it is not to come."""
+        if not self._stop.is_set():
+            gone_s = (self._clock.now_ms() - began_ms) / 1000
+            self._clock.wait(max(1.0, TICK_S - gone_s), self._stop)
+        return not self._stop.is_set()
+
+    def _clean_for(self, now_ms: int) -> int:
+        since = self._known.clean_since_ms
+        return -1 if since is None else now_ms - since
+
+    # ---- one tick ----
+
+    def tick(self) -> FleetStatus:
+        """Look, decide, do; what the market or the gateway refuse for now is left to the next tick.
+
+        Raises FleetTaken where somebody else rents for this fleet, StorageError where nothing can be written down.
+        """
+        return self._tick(self._wished_mode())
+
+    def _tick(self, mode: policy.Mode, count: int | None = None) -> FleetStatus:
+        now = self._clock.now_ms()
+        self._ledger.stay_owner(now)
+        heard = self._hearing.listen(now)
+        if heard.problem:
+            self._alarm(heard.problem)
+        rows = self._list(now)
+        self._adopt(rows, now)
+        intents = self._ledger.intents()
+        self._learn(heard, intents)
+        self._bill(rows, heard, intents, now)
+        demand = self._demand.look()
+        demand = replace(demand, known=demand.known and heard.known)
+        planned = policy.plan(
+            Observed(rows, heard.workers, self._known.blind_since_ms),
+            intents,
+            demand,
+            self._limits(count),
+            self._ledger.speeds(),
+            self._ledger.strikes(now),
+            self._meter.usd(now),
+            now,
+            self.spec.fleet,
+            mode,
+            self._known.memory,
+            self._image_gb,
+        )
+        self._known.memory = planned.memory
+        self._apply(planned, heard)
+        return self._report(mode, planned, demand, heard, rows)
+
+    def _wished_mode(self) -> policy.Mode:
+        if self._known.problem:
+            return "drain"
+        modes: dict[str, policy.Mode] = {"run": "run", "drain": "drain", "close": "down"}
+        return modes[self._ledger.wished().phase]
+
+    def _limits(self, count: int | None) -> Limits:
+        """What the person said, with what another command has wished since; `up` keeps `count`."""
+        limits, wish = self.spec.limits, self._ledger.wished()
+        if wish.min_instances is not None:
+            limits = replace(limits, min_instances=wish.min_instances)
+        if wish.max_instances is not None:
+            limits = replace(limits, max_instances=wish.max_instances)
+        return limits if count is None else replace(limits, max_instances=min(count, limits.max_instances))
+
+    # ---- looking ----
+
+    def _list(self, now_ms: int) -> tuple[Instance, ...] | None:
+        """The market's list by this machine's clock, or None: blind."""
+        try:
+            rows = self._cloud.instances()
+        except CloudRefused as error:
+            self._known.refusals += 1
+            self._alarm(str(error))
+            if self._known.refusals >= REFUSALS_BELIEVED or not self._known.listed:
+                self._give_up(str(error))
+            self._blind(now_ms)
+            return None
+        except CloudBlind as error:
+            self._alarm(str(error))
+            self._blind(now_ms)
+            return None
+        self._known.refusals, self._known.listed, self._known.blind_since_ms = 0, True, None
+        ours = any(self._is_ours(row) for row in rows)
+        if ours or any(intent.state != "closed" for intent in self._ledger.intents()):
+            self._known.clean_since_ms = None
+        elif self._known.clean_since_ms is None:
+            self._known.clean_since_ms = now_ms
+        return self._by_our_clock(rows)
+
+    def _blind(self, now_ms: int) -> None:
+        if self._known.blind_since_ms is None:
+            self._known.blind_since_ms = now_ms
+        self._known.clean_since_ms = None
+
+    def _is_ours(self, row: Instance) -> bool:
+        label = Label.decode(row.label)
+        return label is not None and label.fleet == self.spec.fleet
+
+    def _by_our_clock(self, rows: tuple[Instance, ...]) -> tuple[Instance, ...]:
+        """The market says when a machine began; of one that was asked for lately this machine knows that, too."""
+        asked = {intent.instance_id: intent.asked_ms for intent in self._ledger.intents() if intent.state == "bound"}
+        now = self._clock.now_ms()
+        apart = [
+            row.started_ms - asked[row.id]
+            for row in rows
+            if row.started_ms is not None and row.id in asked and now - asked[row.id] < ADOPTION_MS
+        ]
+        if apart:
+            least = min(apart, key=abs)
+            self._known.market_ahead_ms = least if abs(least) > CLOCKS_DIFFER_MS else 0
+        ahead = self._known.market_ahead_ms
+        return tuple(_moved(row, -ahead) for row in rows) if ahead else rows
+
+    def _adopt(self, rows: tuple[Instance, ...] | None, now_ms: int) -> None:
+        """Take over machines of this fleet that nobody remembers: the database was lost, or never was here.
+
+        Raises FleetTaken where they appear long after the start: an intent is written down before anything is rented,
+        so somebody else rents for this fleet.
+        """
+        known = {intent.nonce for intent in self._ledger.intents()}
+        strangers = [row for row in rows or () if self._is_ours(row) and _label(row).nonce not in known]
+        if not strangers:
+            return
+        if now_ms - self._began_ms > ADOPTION_MS:
+            raise FleetTaken(
+                f"Somebody else rents for fleet '{self.spec.fleet}' (instance {strangers[0].id} is not from here): let "
+                f"one controller run it, or name another fleet by --fleet. {self.farewell()}"
+            )
+        for row in strangers:
+            self._ledger.save(_adopted(row, now_ms))
+            self._alarm(f"Instance {row.id} of this fleet was not in the database: taken over.")
+
+    def _learn(self, heard: Heard, intents: tuple[Intent, ...]) -> None:
+        """Speeds and boot times, from what changed since the last news."""
+        before, self._known.news = self._known.news, heard.workers
+        if before is None or not heard.known:
+            return
+        rented = {intent.nonce: intent for intent in intents}
+        for nonce, news in heard.workers.items():
+            intent, old = rented.get(nonce), before.get(nonce)
+            if intent is None or old is None:
+                continue
+            if news.first_seen_ms is not None and old.first_seen_ms is None and news.first_seen_ms > intent.asked_ms:
+                self._ledger.booted((news.first_seen_ms - intent.asked_ms) / 1000)
+            audio_ms, busy_ms = news.audio_done_ms - old.audio_done_ms, news.busy_ms - old.busy_ms
+            if audio_ms > 0 and busy_ms > 0:
+                self._ledger.measured(intent.gpu_name, audio_ms / busy_ms)
+            elif news.rtfx is not None and old.rtfx is None and not news.busy_ms:
+                self._ledger.measured(intent.gpu_name, news.rtfx)
+
+    def _bill(self, rows: tuple[Instance, ...] | None, heard: Heard, intents: tuple[Intent, ...], now_ms: int) -> None:
+        fleet, image_gb = self.spec.fleet, self._image_gb
+        self._meter = budget.advance(self._meter, intents, rows, now_ms, fleet, heard.workers, image_gb)
+        live = sum(intent.state != "closed" for intent in intents)
+        self._ledger.charge(self._meter, Sample(now_ms, live, self._meter.usd_per_hour, self._meter.usd(now_ms)))
+
+    # ---- doing ----
+
+    def _apply(self, planned: policy.Plan, heard: Heard) -> None:
+        """One action after the other; one that cannot be done now is left to the next tick, which derives it anew."""
+        for action in planned.actions:
+            try:
+                self._do(action)
+            except (CloudBlind, CloudRefused, GatewaySilent, GatewayRefused) as error:
+                self._alarm(str(error))
+        self._revoke_strays(heard)
+
+    def _do(self, action: Action) -> None:
+        match action:
+            case Destroy():
+                self._destroy(action)
+            case FreeTasks(nonce=nonce, reason=reason):
+                freed = self._hearing.lose(nonce)
+                log.info("machine %s is lost (%s), %d tasks go to others", nonce, reason, len(freed),
+                         extra={"action": "machine_lost", "nonce": nonce, "tasks": list(freed)})  # fmt: skip
+            case DrainWorker(nonce=nonce):
+                self._hearing.drain(nonce)
+            case Settle():
+                self._settle(action)
+            case Rent():
+                self._rent(action)
+            case Alarm(text=text):
+                self._alarm(text)
+
+    def _destroy(self, action: Destroy) -> None:
+        now = self._clock.now_ms()
+        if action.strike_machine is not None and action.strike_s > 0:
+            until = now + round(action.strike_s * 1000)
+            self._ledger.strike(Strike(action.strike_machine, until, action.reason))
+        if self._cloud.destroy(action.instance_id):
+            self._meter = budget.destroyed(self._meter, action.instance_id, self._clock.now_ms())
+        log.info("instance %d is destroyed: %s", action.instance_id, action.reason,
+                 extra={"action": "machine_destroyed", "nonce": action.nonce})  # fmt: skip
+
+    def _settle(self, action: Settle) -> None:
+        intent = next((one for one in self._ledger.intents() if one.nonce == action.nonce), None)
+        if intent is None:
+            return
+        missed = action.missed_ms is not None
+        settled = replace(
+            intent,
+            state=action.state,
+            instance_id=intent.instance_id if action.instance_id is None else action.instance_id,
+            reason=action.reason or intent.reason,
+            lists_without=intent.lists_without + 1 if missed else 0,
+            last_missed_ms=action.missed_ms,
+        )
+        if settled != intent:
+            self._ledger.save(settled)
+
+    def _revoke_strays(self, heard: Heard) -> None:
+        """Tokens of machines that are over: the gateway could not be told when they ended."""
+        over = {intent.nonce for intent in self._ledger.intents() if intent.state in ("closed", "closing")}
+        for nonce in sorted(over & heard.workers.keys() if heard.known else ()):
+            try:
+                self._hearing.lose(nonce)
+            except (GatewaySilent, GatewayRefused) as error:
+                self._alarm(str(error))
+                return
+
+    def _rent(self, action: Rent) -> None:
+        """As many as `count`, as far as one tick's time goes: what is missing is wanted again at the next."""
+        until = self._clock.now_ms() + RENTING_S * 1000
+        ranked = self._ranked(action)
+        occupied = Counter(intent.machine_id for intent in self._ledger.intents() if intent.state != "closed")
+        per_host = self.spec.limits.machines_per_host
+        wanted = action.count * OFFERS_PER_SLOT
+        left = iter(offers.choose(ranked, wanted, action.avoid_machines, occupied, per_host))
+        for slot in range(action.count):
+            if self._stop.is_set() or (slot and self._clock.now_ms() >= until):
+                return
+            attempt = self._renter.rent(
+                ((each.offer, each.bid_usd_per_hour) for each in left), slot, self._clock.now_ms
+            )
+            if attempt.said:
+                self._alarm(attempt.said)
+            if attempt.hopeless:
+                self._give_up(f"The market rents no more to this account: {attempt.hopeless}.")
+            if attempt.intent is None or attempt.intent.state == "unknown":
+                return
+
+    def _ranked(self, action: Rent) -> list[offers.Ranked]:
+        """What can be rented now, best first; where too few can be bid for, machines on demand within the price too.
+
+        What was sought for bids is rented by a bid only: without one it would cost the full price, unseen.
+        """
+        limits = self.spec.limits
+        query = replace(self.spec.query, interruptible=action.interruptible, max_usd_per_hour=limits.max_price)
+        speeds = self._ledger.speeds()
+        found: list[offers.Ranked] = []
+        seen: tuple[Offer, ...] = ()
+        if action.interruptible:
+            seen = self._cloud.offers(query)
+            ranked = offers.rank(seen, query, speeds, self.spec.model, action.bid_factor, image_gb=self._image_gb)
+            found = [each for each in ranked if each.bid_usd_per_hour is not None]
+        if len(found) < action.count:
+            query = replace(query, interruptible=False)
+            more = self._cloud.offers(query)
+            seen = (*seen, *more)
+            bidding = {each.offer.id for each in found}
+            found += [
+                each
+                for each in offers.rank(more, query, speeds, self.spec.model, image_gb=self._image_gb)
+                if each.offer.id not in bidding
+            ]
+        if not found:
+            self._alarm(offers.nothing_fits(seen, query))
+        return found
+
+    def _give_up(self, problem: str) -> None:
+        """The market refuses for good: nothing more is rented, and workers finish what they hold."""
+        if self._known.problem is None:
+            self._known.problem = problem
+            for intent in self._ledger.intents():
+                if intent.state == "bound":
+                    self._drain_quietly(intent.nonce)
+
+    def _drain_quietly(self, nonce: str) -> None:
+        try:
+            self._hearing.drain(nonce)
+        except (GatewaySilent, GatewayRefused) as error:
+            self._alarm(str(error))
+
+    # ---- telling ----
+
+    def _alarm(self, text: str) -> None:
+        """Say a sentence once, until others were said after it."""
+        if text in self._alarms:
+            return
+        self._alarms = [*self._alarms, text][-ALARMS_KEPT:]
+        log.warning("%s", text, extra={"action": "fleet_alarm", "fleet": self.spec.fleet})
+        self._say(text)
+
+    def _report(
+        self,
+        mode: policy.Mode,
+        planned: policy.Plan,
+        demand: Demand,
+        heard: Heard,
+        rows: tuple[Instance, ...] | None,
+    ) -> FleetStatus:
+        now = self._clock.now_ms()
+        intents = self._ledger.intents()
+        by_id = {row.id: row for row in rows or self._known.rows}
+        if rows is not None:
+            self._known.rows = rows
+        bills = {line.instance_id: line for line in self._meter.lines.values()}
+        costs = self._meter.costs(now)
+        alive = [intent for intent in intents if intent.state != "closed"]
+        listed = {intent.instance_id for intent in alive}
+        alive += [_adopted(row, now) for row in rows or () if self._is_ours(row) and row.id not in listed]
+        lines = []
+        for intent in alive:
+            row = by_id.get(intent.instance_id or 0)
+            bill = bills.get(intent.instance_id) if intent.instance_id is not None else None
+            known = planned.classes.get(intent.instance_id or 0)
+            state = "closing" if intent.state == "closing" else known.lower() if known else intent.state
+            rate = bill.usd_per_hour if bill else intent.usd_per_hour
+            news = heard.workers.get(intent.nonce)
+            message = row.message if row else ""
+            spent = costs.get(intent.nonce, 0.0)
+            lines.append(status.line(Sighting(intent, state, now, rate, spent, news, message)))
+        self._status = FleetStatus(
+            fleet=self.spec.fleet,
+            at_ms=now,
+            phase=mode,
+            target=planned.target,
+            lines=tuple(lines),
+            demand=demand,
+            spent_usd=self._meter.usd(now),
+            max_usd=self.spec.limits.max_usd,
+            blind_since_ms=self._known.blind_since_ms,
+            alarms=tuple(self._alarms),
+            problem=self._known.problem,
+            reason=planned.reason,
+            rented=sum(intent.instance_id is not None for intent in intents),
+        )
+        self._ledger.note("status", self._status.to_json())
+        return self._status
+
+
+def _label(row: Instance) -> Label:
+    label = Label.decode(row.label)
+    assert label is not None
+    return label
+
+
+def _moved(row: Instance, by_ms: int) -> Instance:
+    return replace(
+        row,
+        started_ms=None if row.started_ms is None else row.started_ms + by_ms,
+        ends_ms=None if row.ends_ms is None else row.ends_ms + by_ms,
+    )
+
+
+def _adopted(row: Instance, now_ms: int) -> Intent:
+    """The intent that must have been behind a machine of ours."""
+    label = _label(row)
+    return Intent(
+        nonce=label.nonce,
+        state="bound",
+        offer_id=0,
+        machine_id=row.machine_id,
+        gpu_name=row.gpu_name,
+        asked_ms=min(now_ms, row.started_ms) if row.started_ms is not None else now_ms,
+        expires_ms=label.expires_s * 1000,
+        usd_per_hour=row.gpu_usd_per_hour + row.storage_usd_per_hour,
+        is_bid=row.is_bid,
+        instance_id=row.id,
+    )
+
+
+@contextmanager
+def interruptible(controller: Controller) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the controller's loop between two steps; a second Ctrl-C at once. Main thread only."""
+
+    def ask(number: int, _: FrameType | None) -> None:
+        controller.stop()
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
