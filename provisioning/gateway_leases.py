@@ -5,7 +5,8 @@ task's objects: it can be taken for another's neither by guessing nor by trying,
 handed in, given back, lost or revoked.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ class Lease:
     are taken from it. audio_ms: length of its audio, 0 while unknown. since_ms, touched_ms: when it was handed out and
     when Conductor last said that it is held, epoch milliseconds. written: SHA-256 (hexadecimal) by full object key of
     what this lease has stored. probe: Conductor knows nothing of this task, it is a question whose answer is known.
+    telling is held while Conductor is told of the task: it extends a lease by writing back what it read, and would undo
+    a result that came between.
     """
 
     task_id: str
@@ -44,7 +47,7 @@ class Lease:
     touched_ms: int = 0
     response_timeout_ms: int = 60_000
     polls: int = 1
-    losses: int = 0
+    telling: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
 
     @classmethod
     def of(cls, task: dict[str, Any], nonce: str, grant: str, now_ms: int, probe: bool = False) -> "Lease":
@@ -87,12 +90,14 @@ class LeaseBook:
     def __init__(self, find: Find | None = None) -> None:
         self.find = find
         self._leases: dict[str, Lease] = {}
+        self._machines: dict[str, dict[str, Lease]] = {}
         self._grants: dict[str, str] = {}
 
     def add(self, lease: Lease) -> Lease:
         """Book a lease; an earlier one of the same task is over, and its grant with it."""
         self.drop(lease.task_id)
         self._leases[lease.task_id] = lease
+        self._machines.setdefault(lease.nonce, {})[lease.task_id] = lease
         self._grants[lease.grant] = lease.task_id
         return lease
 
@@ -104,13 +109,17 @@ class LeaseBook:
         lease = self._leases.pop(task_id, None)
         if lease is not None:
             self._grants.pop(lease.grant, None)
+            of_machine = self._machines[lease.nonce]
+            del of_machine[task_id]
+            if not of_machine:
+                del self._machines[lease.nonce]
         return lease
 
     def of(self, nonce: str) -> tuple[Lease, ...]:
         """All that one machine holds, oldest first."""
-        return tuple(lease for lease in self._leases.values() if lease.nonce == nonce)
+        return tuple(self._machines.get(nonce, {}).values())
 
-    def all(self) -> Iterable[Lease]:
+    def all(self) -> tuple[Lease, ...]:
         return tuple(self._leases.values())
 
     async def granted(self, grant: str) -> Lease | None:
