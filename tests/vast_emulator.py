@@ -22,13 +22,17 @@ from typing import Any
 from tests.emulator.api import Answer, Api, Call, Switches, answer
 from tests.emulator.clock import RealClock, VirtualClock
 from tests.emulator.contracts import Container, Contract, Fate, Flaw, Launch, Stuck, Timing, Worker
+from tests.emulator.faults import FAULTS, Faults, Rule
+from tests.emulator.invariants import assert_invariants
 from tests.emulator.limits import SCOPES, Key
 from tests.emulator.market import Machine, Market
+from tests.emulator.processes import ProcessLauncher
 from tests.emulator.server import HttpServer, control_body
 from tests.emulator.truth import Truth, calls_with_secret, tell
 from tests.emulator.world import Rental, World
 
 __all__ = [
+    "FAULTS",
     "Container",
     "Contract",
     "Fate",
@@ -36,7 +40,9 @@ __all__ = [
     "Launch",
     "Machine",
     "Market",
+    "ProcessLauncher",
     "RealClock",
+    "Rule",
     "Stuck",
     "Switches",
     "Timing",
@@ -44,6 +50,7 @@ __all__ = [
     "VastEmulator",
     "VirtualClock",
     "Worker",
+    "assert_invariants",
 ]
 
 
@@ -76,6 +83,8 @@ class VastEmulator:
         self._price_walk = price_walk
         self._rival_rents_per_hour = rival_rents_per_hour
         self.account_key = self.add_key("account")
+        self.faults = Faults(self, seed)
+        self.api.before, self.api.after = self.faults.before, self.faults.after
 
     def __enter__(self) -> "VastEmulator":
         if isinstance(self.clock, RealClock):
@@ -88,6 +97,7 @@ class VastEmulator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.world.kill_workers()
         self._stack.__exit__(kind, error, traceback)
 
     @property
@@ -155,6 +165,9 @@ class VastEmulator:
         rental = Rental(label, "other/image:1", "args", None, (), {}, 20.0, None, True)
         return self.world.create(slot, rental, foreign=True).id
 
+    def foreign_ids(self) -> tuple[int, ...]:
+        return tuple(each.id for each in self.world.contracts.values() if each.foreign)
+
     def _market_moves(self) -> None:
         """Each minute: prices wander, and others rent on average so many free GPUs an hour, for about an hour."""
         with self.world.changing():
@@ -190,6 +203,8 @@ class VastEmulator:
         elif verb == "market":
             for machine in data.get("machines", []):
                 self.market.add(**machine)
+        elif verb == "fault":
+            self.faults.add(data.pop("id"), **data)
         elif verb == "preempt":
             self.preempt(int(argument), **data)
         elif verb == "kill_host":

@@ -228,7 +228,7 @@ class Api:
 
     def _offers(self, query: Row) -> Any:
         try:
-            with self.world.changing() as now:
+            with self.world.reading() as now:
                 return {"offers": self.world.market.search(query, now + self.world.skew)}
         except (ValueError, TypeError) as error:
             raise ApiError(400, "invalid_args", str(error)) from error
@@ -285,7 +285,7 @@ class Api:
 
     def rows(self) -> list[Row]:
         """All instances that lists show now."""
-        with self.world.changing() as now:
+        with self.world.reading() as now:
             return [self._row(each, now) for each in self.world.contracts.values() if each.listed(now)]
 
     def _row(self, contract: Contract, now: float) -> Row:
@@ -295,7 +295,7 @@ class Api:
         raise ApiError(410, "deprecated_endpoint", "Use /api/v1/instances/")
 
     def _show(self, call: Call) -> Any:
-        with self.world.changing() as now:
+        with self.world.reading() as now:
             contract = self.world.contracts.get(call.target or 0)
             shown = contract is not None and contract.listed(now)
             return {"instances": self._row(contract, now) if contract and shown else None}
@@ -397,7 +397,7 @@ class Api:
         filters = _json(call.query.get("select_filters"), {})
         day = filters.get("day", {})
         limit = min(100, int(call.query.get("limit", 20)))
-        with self.world.changing() as now:
+        with self.world.reading() as now:
             until = min(float(day.get("lte", now)), now - self.switches.charges_lag_s)
             rows = []
             self.world.spent()

@@ -26,7 +26,10 @@ STUCK_MESSAGES = {
 
 @dataclass(frozen=True)
 class Container:
-    """What runs on the machine, as it sees itself. flaw: what is wrong with the host, for a stand-in to act out."""
+    """What runs on the machine, as it sees itself. flaw: what is wrong with the host, for a stand-in to act out.
+
+    exited: to be called with its code when the program ends by itself.
+    """
 
     instance_id: int
     label: str
@@ -36,6 +39,7 @@ class Container:
     flaw: Flaw | None
     gpu_name: str
     machine_id: int
+    exited: Callable[[int], None]
 
 
 class Worker(Protocol):
@@ -73,6 +77,7 @@ class Fate:
 
     bid_too_low: bool = False
     lands_stopped: bool = False
+    starts_after_s: float | None = None  # one that landed stopped, by itself
     stuck: Stuck | None = None
     flaw: Flaw | None = None
     listed_after_s: float | None = None
@@ -208,7 +213,7 @@ class Contract:
             return False
         return self.listed_until is None or now < self.listed_until
 
-    def container(self, account_environment: dict[str, str]) -> Container:
+    def container(self, account_environment: dict[str, str], exited: Callable[[int, int], None]) -> Container:
         own = {
             "CONTAINER_ID": str(self.id),
             "CONTAINER_API_KEY": self.key,
@@ -226,6 +231,7 @@ class Contract:
             flaw=self.fate.flaw,
             gpu_name=self.machine.gpu_name,
             machine_id=self.machine.id,
+            exited=lambda code: exited(self.id, code),
         )
 
     def row(self, now: float, skew: float, stopped_storage_factor: Decimal) -> Row:

@@ -59,7 +59,7 @@ class Truth:
 def tell(world: World, api: Api) -> Truth:
     """To the present moment."""
     world.spent()
-    with world.changing():
+    with world.reading():
         contracts = list(world.contracts.values())
         ours = [each for each in contracts if not each.foreign]
         instances = {each.id: _instance(each) for each in contracts}

@@ -82,7 +82,7 @@ class World:
             machine = slot.machine
             machine.dph = (machine.dph * fate.price_factor).quantize(_CENT)
             machine.min_bid = (machine.min_bid * fate.price_factor).quantize(_CENT)
-            loses = fate.bid_too_low or (rental.price is not None and rental.price < slot.min_bid)
+            loses = rental.price is not None and (fate.bid_too_low or rental.price < slot.min_bid)
             stopped = fate.lands_stopped or not machine.online
             if stopped and rental.cancel_unavailable and not fate.lands_stopped:
                 raise Unavailable
@@ -92,12 +92,22 @@ class World:
             if loses or stopped:
                 contract.outbid, contract.queued = loses, not loses
                 contract.message = "" if loses else "resources unavailable"
-                self._state(contract, "exited" if not self.stopped_looks_stopped else "stopped", "stopped")
+                self._off(contract)
+                self._others_have(slot, contract, fate)
             else:
                 self.market.occupy(slot, contract.id)
                 self._boot(contract)
             self.clock.call_at(contract.ends_at, lambda: self._end(contract))
             return contract
+
+    def _others_have(self, slot: Slot, contract: Contract, fate: Fate) -> None:
+        """Make true what a fault says: there is a higher bid, or the GPU is let."""
+        if fate.bid_too_low:
+            self.market.rival_bids(slot, contract.price)
+        elif fate.lands_stopped:
+            self.market.rival_takes(slot)
+            if fate.starts_after_s is not None:
+                self.clock.call_at(self.clock.now() + fate.starts_after_s, lambda: self.rival_leaves(slot))
 
     def _contract(self, slot: Slot, rental: Rental, fate: Fate, now: float, foreign: bool) -> Contract:
         number = next(self._ids)
@@ -186,7 +196,7 @@ class World:
         """Outside the lock. What was killed before it was started is not started, or killed right after."""
         if self._launch is None or contract.actual != "running" or not contract.alive:
             return
-        worker = self._launch(contract.container(self.account_environment))
+        worker = self._launch(contract.container(self.account_environment, self.worker_exited))
         with self.changing():
             contract.worker = worker
             if worker is not None and (contract.actual != "running" or not contract.alive):
@@ -197,14 +207,15 @@ class World:
     def stop(self, contract: Contract) -> None:
         """By its tenant: stays stopped until it is started."""
         with self.changing():
-            contract.wanted, contract.outbid, contract.queued = "stopped", False, False
             self._halt(contract)
 
     def start(self, contract: Contract) -> bool:
         """False: the machine is full, and the start is queued until it is not."""
         with self.changing():
             contract.wanted = "running"
-            if contract.actual == "running" or (contract.holds_gpu and contract.current == "running"):
+            if contract.holds_gpu and contract.actual == "exited":
+                self._boot(contract)
+            if contract.holds_gpu:
                 return True
             if not contract.machine.online or not self._slot_free_for(contract):
                 contract.queued = True
@@ -218,12 +229,12 @@ class World:
             if not contract.alive or not contract.holds_gpu:
                 return
             slot = contract.slot
-            self._halt(contract)
+            self._off(contract)
             contract.outbid = True
             if on_demand or not contract.is_bid:
                 self.market.rival_takes(slot)
             else:
-                self.market.rival_bids(slot, contract.price + _CENT)
+                self.market.rival_bids(slot, contract.price)
             if resume_after is not None:
                 self.clock.call_at(self.clock.now() + resume_after, lambda: self.rival_leaves(slot))
 
@@ -248,9 +259,9 @@ class World:
             contract.price = price
             if contract.holds_gpu:
                 if price < contract.slot.min_bid:
-                    self._halt(contract)
+                    self._off(contract)
+                    self._give_back(contract)
                     contract.outbid = True
-                    self.market.release(contract.slot)
             elif contract.outbid:
                 self._offer_to_waiting(contract.slot)
 
@@ -267,16 +278,20 @@ class World:
         """The container's program has ended by itself."""
         with self.changing():
             contract = self.contracts[instance_id]
-            contract.worker = None
             contract.log.append(f"container ended with {code}")
             if contract.alive and contract.actual == "running":
+                contract.worker = None
                 self._state(contract, "exited")
 
     def _halt(self, contract: Contract) -> None:
+        contract.wanted, contract.outbid, contract.queued = "stopped", False, False
+        self._off(contract)
+        self._give_back(contract)
+
+    def _off(self, contract: Contract) -> None:
         contract.phase += 1
         self._kill_worker(contract)
         self._state(contract, "stopped" if self.stopped_looks_stopped else "exited", "stopped")
-        self._give_back(contract)
 
     def _give_back(self, contract: Contract) -> None:
         if contract.holds_gpu:
@@ -352,7 +367,6 @@ class World:
         with self.changing() as now:
             if not contract.alive or contract.ends_at > now:
                 return
-            contract.wanted, contract.outbid, contract.queued = "stopped", False, False
             self._halt(contract)
             self.clock.call_at(now + self.timing.kept_s, lambda: self.destroy(contract))
 
@@ -363,8 +377,7 @@ class World:
 
     def spent(self) -> Fraction:
         """Of the whole account to now, exactly."""
-        with self._lock:
-            now = self.clock.now()
+        with self.reading() as now:
             for contract in self.contracts.values():
                 self._settle(contract, now)
             return sum((contract.spent for contract in self.contracts.values()), Fraction(0))
@@ -384,12 +397,7 @@ class World:
         running = [contract for contract in billing if contract.current == "running"]
         if left <= 0:
             for contract in running:
-                contract.wanted, contract.outbid, contract.queued = "stopped", False, False
-                contract.phase += 1
-                self._kill_worker(contract)
-                self._state(contract, "exited", "stopped")
-                if contract.holds_gpu:
-                    self.market.release(contract.slot)
+                self._halt(contract)
             return
         self.clock.call_at(self.clock.now() + float(left / rate * 3600) + 0.001, lambda: self._credit_out(phase))
 
@@ -397,6 +405,12 @@ class World:
         if phase == self._credit_phase:
             with self.changing():
                 pass  # leaving it looks at the credit
+
+    def kill_workers(self) -> None:
+        """Kill all that run, for the end of a test."""
+        with self.changing():
+            for contract in self.contracts.values():
+                self._kill_worker(contract)
 
     # ---- what workers cost and do ----
 
@@ -430,6 +444,11 @@ class World:
                     afterwards, self._afterwards = self._afterwards, []
         for action in afterwards:
             action()
+
+    @contextmanager
+    def reading(self) -> Iterator[float]:
+        with self._lock:
+            yield self.clock.now()
 
     def _later(self, seconds: float, contract: Contract, phase: int, step: Callable[[], None]) -> None:
         def run() -> None:
