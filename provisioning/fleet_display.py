@@ -26,17 +26,15 @@ PLAIN_SILENCE_S = 30.0  # a log without a line for longer looks dead
 ALARMS = 3  # the newest; `--json` has all
 FRAME_LINES = 10  # of a drawn fleet that are no machines: three of totals, the head, the sum, alarms, lines between
 
+PHASES = {"run": "running", "up": "renting", "drain": "draining", "down": "closing", "alone": "without a controller"}
 STYLES = {
     "busy": "green",
     "ready": "cyan",
     "idle": "cyan",
-    "booting": "yellow",
-    "asked": "yellow",
-    "unknown": "yellow",
-    "draining": "magenta",
-    "closing": "magenta",
+    **dict.fromkeys(("asked", "unknown", "bound", "booting", "silent"), "yellow"),
+    **dict.fromkeys(("draining", "closing"), "magenta"),
 }
-OTHER_STYLE = "red"  # lost, silent, expired: whatever ends a machine
+OTHER_STYLE = "red"  # preempted, dead, refused, expired: whatever ends a machine
 
 
 class FleetDisplay(Protocol):
@@ -155,7 +153,7 @@ def fleet_table(status: FleetStatus, rows: int | None = None) -> "RenderableType
 
 def summary_line(status: FleetStatus) -> str:
     """`Fleet default: running, 8 of 8 machines (6 busy, 2 booting), $1.24 of $5.00 spent, $2.61 an hour, …`."""
-    parts = [status.phase, _count_machines(status)]
+    parts = [_phase(status), _count_machines(status)]
     parts.append(f"{_money(status)} spent")
     if status.lines:
         parts.append(f"${status.usd_per_hour:.2f} an hour")
@@ -189,7 +187,7 @@ def _totals(status: FleetStatus) -> "list[Text]":
     from rich.text import Text
 
     first = Text.assemble(
-        ("Fleet  ", "bright_black"), (status.fleet, "bold"), f"  {status.phase}, {_count_machines(status)}"
+        ("Fleet  ", "bright_black"), (status.fleet, "bold"), f"  {_phase(status)}, {_count_machines(status)}"
     )
     share = min(1.0, status.spent_usd / status.max_usd) if status.max_usd > 0 else 1.0
     full = round(share * BAR_WIDTH)
@@ -277,6 +275,10 @@ def _fitting(lines: Sequence[InstanceLine], rows: int | None) -> tuple[Sequence[
     if rows is None or len(lines) <= rows:
         return lines, ()
     return lines[: max(0, rows - 1)], lines[max(0, rows - 1) :]
+
+
+def _phase(status: FleetStatus) -> str:
+    return PHASES.get(status.phase, status.phase)
 
 
 def _count_machines(status: FleetStatus) -> str:

@@ -1,11 +1,12 @@
 import io
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from provisioning.classify import Class
 from provisioning.fleet import Demand
 from provisioning.fleet_display import (
     ALARMS,
@@ -20,7 +21,7 @@ from provisioning.fleet_display import (
 )
 from provisioning.status import FleetStatus, InstanceLine
 
-STATES = ("asked", "unknown", "booting", "silent", "ready", "busy", "idle", "draining", "preempted", "dead", "expired")
+STATES = ("asked", "unknown", *(name.lower() for name in get_args(Class)))
 
 
 def line(number: int = 1, **changes: Any) -> InstanceLine:
@@ -45,7 +46,7 @@ def status(*lines: InstanceLine, **changes: Any) -> FleetStatus:
     values: dict[str, Any] = {
         "fleet": "default",
         "at_ms": 10_000_000,
-        "phase": "running",
+        "phase": "run",
         "target": len(lines),
         "lines": lines,
         "demand": Demand(11_560_000, 193, 720_000, 12),
@@ -164,7 +165,7 @@ def test_what_is_not_there_is_said_in_words(changes: dict[str, Any], expected: s
 
 
 def test_the_summary_is_one_line() -> None:
-    assert summary_line(status(line(rtfx=122.8), phase="draining")) == (
+    assert summary_line(status(line(rtfx=122.8), phase="drain")) == (
         "Fleet default: draining, 1 of 1 machine (1 busy), $1.24 of $5.00 spent, $0.31 an hour, "
         "3:12:40 of audio waits in 193 tasks, 12:00 in work, 1:40 left"
     )
