@@ -15,6 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -178,7 +179,7 @@ class VastCloud:
         answer = self._tried("destroy", lambda: self._reads.destroy_instance(instance_id))
         if destroyed(answer):
             return True
-        raise CloudBlind(f"Vast.ai did not destroy instance {instance_id}: {self._clean(answer.said)}.")
+        raise CloudBlind(f"Vast.ai did not destroy instance {instance_id}: {answer.said}.")
 
     def change_bid(self, instance_id: int, usd_per_hour: float) -> bool:
         """False where the market refuses the price.
@@ -192,7 +193,7 @@ class VastCloud:
             return True
         if answer.status is not None and answer.status < 500 and not answer.too_often and answer.error:
             return False
-        raise CloudBlind(f"Vast.ai did not change the bid of instance {instance_id}: {self._clean(answer.said)}.")
+        raise CloudBlind(f"Vast.ai did not change the bid of instance {instance_id}: {answer.said}.")
 
     # ---- the account ----
 
@@ -209,8 +210,11 @@ class VastCloud:
     def charges_usd(self, since_ms: int, until_ms: int) -> dict[int, float]:
         """Raises CloudBlind, CloudRefused."""
         asked: dict[str, Any] = {
-            "charges": True, "start_date": since_ms // 1000, "end_date": math.ceil(until_ms / 1000), "limit": 100
-        }  # fmt: skip
+            "charges": True,
+            "start_date": max(1, since_ms // 1000),  # the client takes 0 for "not said", and the last week then
+            "end_date": max(1, math.ceil(until_ms / 1000)),
+            "limit": 100,
+        }
         found: list[object] = []
         tokens: set[str] = set()
         while True:
@@ -229,8 +233,8 @@ class VastCloud:
         answer = self._tried("logs", lambda: {"text": self._reads.logs(instance_id, tail=str(lines))})
         text = answer.fields.get("text")
         if not isinstance(text, str):
-            raise CloudBlind(f"Vast.ai has no log of instance {instance_id} now: {self._clean(answer.said)}.")
-        return self._clean(text)
+            raise CloudBlind(f"Vast.ai has no log of instance {instance_id} now: {answer.said}.")
+        return text
 
     # ---- asking ----
 
@@ -238,7 +242,7 @@ class VastCloud:
         """Raises CloudBlind for every answer that is not a 2xx one with a JSON object."""
         answer = self._tried(endpoint, call)
         if answer.status is None or not 200 <= answer.status < 300 or not isinstance(answer.body, dict):
-            raise CloudBlind(f"Vast.ai did not answer ({endpoint}): {self._clean(answer.said)}.")
+            raise CloudBlind(f"Vast.ai did not answer ({endpoint}): {answer.said}.")
         return answer
 
     def _read_rows(self, read: Callable[[], _Read]) -> _Read:
@@ -264,6 +268,7 @@ class VastCloud:
         """One request at most, when the endpoint may be asked. Raises TooSoon where that is not soon."""
         with self._pacer.turn(endpoint):
             answer = _answer_of(call)
+        answer = replace(answer, body=_without(self._key, answer.body))
         if answer.too_often:
             wait = retry_after(answer.headers, answer.body, self._epoch())
             seconds = self._pacer.refused(endpoint, wait)
@@ -276,17 +281,14 @@ class VastCloud:
     def _check_access(self, answer: Answer, forbidden: bool) -> None:
         if answer.key_refused:
             raise CloudRefused(
-                f"Vast.ai does not accept the key ({self._clean(answer.said)}): it is wrong or revoked; "
+                f"Vast.ai does not accept the key ({answer.said}): it is wrong or revoked; "
                 "make one at its page of keys and put it into VAST_API_KEY or WHISPERFLEET_VAST_KEY_FILE."
             )
         if forbidden and answer.forbidden:
             raise CloudRefused(
-                f"The Vast.ai key may not do this ({self._clean(answer.said)}): it needs the rights misc, "
+                f"The Vast.ai key may not do this ({answer.said}): it needs the rights misc, "
                 "instance_read, instance_write, user_read and billing_read."
             )
-
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "[key]")
 
 
 def _client(api_key: str, url: str, timeout_s: float) -> Any:
@@ -302,6 +304,17 @@ def _client(api_key: str, url: str, timeout_s: float) -> Any:
     client = VastAI(api_key=api_key, server_url=url, retry=1)
     client.client.timeout = timeout_s
     return client
+
+
+def _without(key: str, body: Any) -> Any:
+    """The same with the key made unreadable, wherever the server repeats it: what it says is told and logged."""
+    if isinstance(body, str):
+        return body.replace(key, "[key]")
+    if isinstance(body, list):
+        return [_without(key, each) for each in body]
+    if isinstance(body, dict):
+        return {name: _without(key, value) for name, value in body.items()}
+    return body
 
 
 def _raw(client: Any, path: str) -> Any:
