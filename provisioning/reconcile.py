@@ -49,7 +49,6 @@ LISTS_APART_MS = 20_000  # two lists this far apart without a machine of ours: t
 FRUITLESS_TICKS = 3  # `up` gives up after as many ticks that rented nothing while something was to be rented
 REFUSALS_BELIEVED = 3  # in a row: a market in trouble was seen to refuse good keys, and giving up costs the fleet
 ALARMS_KEPT = 20
-CLOCKS_DIFFER_MS = 60_000  # of the market's clock and this one; less is how long a request takes
 
 
 class Clock(Protocol):
@@ -78,7 +77,6 @@ class _Known:
     clean_since_ms: int | None = None
     news: dict[str, WorkerNews] | None = None
     problem: str | None = None
-    market_ahead_ms: int = 0
     refusals: int = 0
     listed: bool = False
 
@@ -250,6 +248,7 @@ class Controller:
             mode,
             self._known.memory,
             self._image_gb,
+            self.spec.model,
         )
         self._known.memory = planned.memory
         self._apply(planned, heard)
@@ -273,7 +272,7 @@ class Controller:
     # ---- looking ----
 
     def _list(self, now_ms: int) -> tuple[Instance, ...] | None:
-        """The market's list by this machine's clock, or None: blind."""
+        """The market's list, or None: blind."""
         try:
             rows = self._cloud.instances()
         except CloudRefused as error:
@@ -293,7 +292,7 @@ class Controller:
             self._known.clean_since_ms = None
         elif self._known.clean_since_ms is None:
             self._known.clean_since_ms = now_ms
-        return self._by_our_clock(rows)
+        return rows
 
     def _blind(self, now_ms: int) -> None:
         if self._known.blind_since_ms is None:
@@ -303,21 +302,6 @@ class Controller:
     def _is_ours(self, row: Instance) -> bool:
         label = Label.decode(row.label)
         return label is not None and label.fleet == self.spec.fleet
-
-    def _by_our_clock(self, rows: tuple[Instance, ...]) -> tuple[Instance, ...]:
-        """The market says when a machine began; of one that was asked for lately this machine knows that, too."""
-        asked = {intent.instance_id: intent.asked_ms for intent in self._ledger.intents() if intent.state == "bound"}
-        now = self._clock.now_ms()
-        apart = [
-            row.started_ms - asked[row.id]
-            for row in rows
-            if row.started_ms is not None and row.id in asked and now - asked[row.id] < ADOPTION_MS
-        ]
-        if apart:
-            least = min(apart, key=abs)
-            self._known.market_ahead_ms = least if abs(least) > CLOCKS_DIFFER_MS else 0
-        ahead = self._known.market_ahead_ms
-        return tuple(_moved(row, -ahead) for row in rows) if ahead else rows
 
     def _adopt(self, rows: tuple[Instance, ...] | None, now_ms: int) -> None:
         """Take over machines of this fleet that nobody remembers: the database was lost, or never was here.
@@ -452,8 +436,10 @@ class Controller:
 
         What was sought for bids is rented by a bid only: without one it would cost the full price, unseen.
         """
-        limits = self.spec.limits
-        query = replace(self.spec.query, interruptible=action.interruptible, max_usd_per_hour=limits.max_price)
+        price = self.spec.limits.max_price
+        if action.max_usd_per_hour is not None:
+            price = min(price, action.max_usd_per_hour)
+        query = replace(self.spec.query, interruptible=action.interruptible, max_usd_per_hour=price)
         speeds = self._ledger.speeds()
         found: list[offers.Ranked] = []
         seen: tuple[Offer, ...] = ()
@@ -551,14 +537,6 @@ def _label(row: Instance) -> Label:
     label = Label.decode(row.label)
     assert label is not None
     return label
-
-
-def _moved(row: Instance, by_ms: int) -> Instance:
-    return replace(
-        row,
-        started_ms=None if row.started_ms is None else row.started_ms + by_ms,
-        ends_ms=None if row.ends_ms is None else row.ends_ms + by_ms,
-    )
 
 
 def _adopted(row: Instance, now_ms: int) -> Intent:

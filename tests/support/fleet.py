@@ -360,6 +360,7 @@ class Fleet:
             query=OfferQuery(min_duration_s=600.0),
             image="registry.example/worker@sha256:0123",
             gateway="https://gateway.example",
+            model="large-v3",
             market="https://market.example",
         )
         self.said: list[str] = []
@@ -375,8 +376,8 @@ class Fleet:
     def __exit__(self, *error: object) -> None:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
 
-    def _launch(self, container: Container) -> PlayedWorker:
-        return PlayedWorker(self, container)
+    def _launch(self, container: Container) -> PlayedWorker | None:
+        return PlayedWorker(self, container) if "CONDUCTOR_AUTH_KEY" in container.environment else None
 
     # ---- what is run ----
 
