@@ -1,4 +1,4 @@
-"""Where a job's objects are: a local folder or S3, behind one protocol."""
+"""Where a job's objects are: a local folder, S3, or a gateway to either, behind one protocol."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ _PREFIX = re.compile(r"[^/\x00-\x1f]+(/[^/\x00-\x1f]+)*")
 
 
 def open_storage(address: str, settings: Settings) -> Storage:
-    """The storage at `address`: a folder, file:///folder, or s3://bucket[/prefix].
+    """The storage at `address`: a folder, file:///folder, s3://bucket[/prefix], or what a gateway gave for a task.
 
     Opening touches nothing: `check_writable` tells whether it can be used. A folder below
     `settings.home` is this program's own and is made when first needed; any other folder is made only
@@ -34,6 +34,8 @@ def open_storage(address: str, settings: Settings) -> Storage:
             return _local(_path_of_url(address), address, settings)
         case "s3":
             return _s3(address, settings)
+        case "http" | "https":
+            return _gateway(address)
         case _:
             raise _unusable(address)
 
@@ -60,6 +62,17 @@ def _s3(address: str, settings: Settings) -> Storage:
     from workers.storage.s3 import S3Storage  # here, because boto3 takes a third of a second to import
 
     return S3Storage(bucket, prefix, settings.s3_endpoint)
+
+
+def _gateway(address: str) -> Storage:
+    from workers.storage.gateway import (
+        ADDRESS,
+        GatewayStorage,
+    )  # here, because httpx takes a tenth of a second to import
+
+    if not ADDRESS.fullmatch(address):
+        raise _unusable(address)
+    return GatewayStorage(address)
 
 
 def _unusable(address: str) -> OptionError:
