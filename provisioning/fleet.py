@@ -170,12 +170,13 @@ class Destroy:
 
 @dataclass(frozen=True)
 class Rent:
-    """Rent `count` more machines, not on these hosts."""
+    """Rent `count` more machines, not on these hosts, and none dearer than that (its disk included)."""
 
     count: int
     interruptible: bool
     avoid_machines: frozenset[int] = frozenset()
     bid_factor: float = 1.15
+    max_usd_per_hour: float | None = None
 
 
 @dataclass(frozen=True)
