@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,7 +32,11 @@ SYSTEM_PACKAGES = {
     "chromium-driver": ("chromedriver", "lets the tests steer chromium"),
     "g++": ("g++", "builds meeteval, a second opinion on the scores of speakers"),
     "python3-dev": ("python3-config", "builds it too"),
+    "postgresql": ("pg_ctlcluster", "is Conductor's database in the test of the deployment"),
+    "caddy": ("caddy", "is the TLS front there"),
+    "prometheus": ("prometheus", "evaluates the dashboard there"),
 }
+POLICY = Path("/usr/sbin/policy-rc.d")  # asked by Debian's packages whether a service may be started
 
 
 def main() -> int:
@@ -49,10 +56,11 @@ def main() -> int:
     chosen, for_pytest = parser.parse_known_args()
 
     in_ci = os.environ.get("CI", "").lower() in ("1", "true", "yes")
-    system_packages(install=chosen.system or in_ci)
-    left_out = {"openai": chosen.no_openai, "pyannote": chosen.no_pyannote}
-    python = install(chosen.venv.absolute(), ["test", *(extra for extra, out in left_out.items() if not out)])
-    return check(python, for_pytest)
+    with object_store():
+        system_packages(install=chosen.system or in_ci)
+        left_out = {"openai": chosen.no_openai, "pyannote": chosen.no_pyannote}
+        python = install(chosen.venv.absolute(), ["test", *(extra for extra, out in left_out.items() if not out)])
+        return check(python, for_pytest)
 
 
 def check(python: Path, for_pytest: list[str]) -> int:
@@ -82,10 +90,47 @@ def system_packages(install: bool) -> None:
     if missing and install and os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
         quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         step("apt-get update", ["apt-get", "update", "-q"], quiet)
-        step("apt-get install", ["apt-get", "install", "-qy", "--no-install-recommends", *missing], quiet)
+        with no_service_started():
+            step("apt-get install", ["apt-get", "install", "-qy", "--no-install-recommends", *missing], quiet)
         missing = [package for package in missing if shutil.which(SYSTEM_PACKAGES[package][0]) is None]
     for package in missing:
         say(f"Missing: {package}, which {SYSTEM_PACKAGES[package][1]}; tests that need it are skipped (CI: fail)")
+
+
+@contextmanager
+def no_service_started() -> Iterator[None]:
+    """While packages are installed: a database, a web server and a monitor would listen from now on, on every start."""
+    if POLICY.exists():  # somebody has a policy already, as every container image does
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n", encoding="utf-8")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
+
+
+@contextmanager
+def object_store() -> Iterator[None]:
+    """Build the object store meanwhile: that takes a processor minutes, and what comes first mostly waits for the net.
+
+    A failure is told by the test that needs it, which tries again.
+    """
+    cache = Path(os.environ.get("WHISPERFLEET_TEST_CACHE") or Path.home() / ".cache" / "whisperfleet-tests")
+    nice = ["nice", "-n", "10"] if shutil.which("nice") else []
+    builder = subprocess.Popen(
+        [*nice, sys.executable, str(ROOT / "tests" / "support" / "s3_program.py"), str(cache)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # it and the compiler it starts can be ended together
+    )
+    try:
+        yield
+    finally:
+        if builder.poll() is None:
+            os.killpg(builder.pid, signal.SIGTERM)
+        builder.wait()
 
 
 # ---- the project, installed ----

@@ -3,9 +3,13 @@
 import importlib.util
 import os
 import shutil
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+from tests.support.s3_program import NotBuilt
+from tests.support.s3_program import program as built
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -15,6 +19,9 @@ PROGRAMS: dict[str, tuple[tuple[str, ...], str]] = {
     "espeak-ng": (("espeak-ng",), "apt-get install espeak-ng"),
     "flite": (("flite",), "apt-get install flite"),
     "chromium": (("chromium", "chromedriver"), "apt-get install chromium chromium-driver"),
+    "postgresql": (("initdb", "postgres"), "apt-get install postgresql"),
+    "caddy": (("caddy",), "apt-get install caddy"),
+    "prometheus": (("prometheus", "promtool"), "apt-get install prometheus"),
 }
 MODULES: dict[str, tuple[tuple[str, ...], str]] = {
     "openai": (("torch", "whisper"), "pip install '.[openai]'"),
@@ -22,17 +29,32 @@ MODULES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
+def found(program: str) -> Path | None:
+    """Where a program is. Debian keeps PostgreSQL's server off the path, a folder for each version."""
+    folders = [os.environ.get("PATH", os.defpath), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:])]
+    path = shutil.which(program, path=os.pathsep.join(folders))
+    return Path(path) if path else None
+
+
 def require(*names: str) -> None:
-    """Go on only where every one of these is: ffmpeg, espeak-ng, flite, chromium, openai, java."""
+    """Go on only where every one of these is: a name of PROGRAMS or of MODULES."""
     for name in names:
         if name in PROGRAMS:
             wanted, remedy = PROGRAMS[name]
-            missing = [program for program in wanted if shutil.which(program) is None]
+            missing = [program for program in wanted if found(program) is None]
         else:
             wanted, remedy = MODULES[name]
             missing = [module for module in wanted if importlib.util.find_spec(module) is None]
         if missing:
             absent(f"needs {' and '.join(missing)}: {remedy}")
+
+
+def s3_program(cache: Path) -> Path:
+    """The object store of docker-compose.yml; the first call of all builds it, which takes a minute or three."""
+    try:
+        return built(cache)
+    except NotBuilt as error:
+        absent(f"needs the object store: {error}")
 
 
 def absent(reason: str) -> NoReturn:
