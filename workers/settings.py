@@ -99,6 +99,73 @@ def fleet_settings() -> FleetSettings:
     )
 
 
+MARKET = "https://console.vast.ai"
+
+
+@dataclass(frozen=True)
+class Container:
+    """What the market tells a rented container of itself. market: whose API ends it, with a key for it alone."""
+
+    id: str
+    key: str = field(repr=False)
+    market: str
+
+
+def container() -> Container | None:
+    """None where this is no rented machine. Raises nothing: a machine with wrong settings must still end itself."""
+    number, key = os.environ.get("CONTAINER_ID", "").strip(), os.environ.get("CONTAINER_API_KEY", "").strip()
+    market = (os.environ.get("WHISPERFLEET_VAST_URL") or "").rstrip("/")
+    if not number.isdigit() or not key:
+        return None
+    return Container(number, key, market if market.startswith(("http://", "https://")) else MARKET)
+
+
+@dataclass(frozen=True)
+class RentedSettings:
+    """What a rented machine is told. token: its own, in no repr; kinds: task types, with commas between them.
+
+    ttl_s: hard life from the container's start; idle_s without a task, silence_s without the gateway until it ends
+    itself. needs_gpu: the image says so, its worker is of no use on a processor.
+    """
+
+    gateway: str
+    nonce: str
+    token: str = field(repr=False)
+    kinds: str
+    model: str
+    ttl_s: float
+    idle_s: float
+    silence_s: float
+    needs_gpu: bool
+
+
+def rented_settings() -> RentedSettings:
+    """Read the environment.
+
+    Raises OptionError naming the variable that is missing or whose value cannot be used.
+    """
+    needed = ("WHISPERFLEET_GATEWAY", "CONDUCTOR_AUTH_KEY", "CONDUCTOR_AUTH_SECRET", "WHISPERFLEET_TASKS")
+    if missing := [name for name in needed if not os.environ.get(name)]:
+        raise OptionError(f"{missing[0]} is not set: a rented machine is told it by whoever rents it.")
+    return RentedSettings(
+        gateway=(_url("WHISPERFLEET_GATEWAY") or "").rstrip("/"),
+        nonce=os.environ["CONDUCTOR_AUTH_KEY"],
+        token=os.environ["CONDUCTOR_AUTH_SECRET"],
+        kinds=os.environ["WHISPERFLEET_TASKS"],
+        model=os.environ.get("WHISPERFLEET_MODEL") or "turbo",
+        ttl_s=_seconds("WHISPERFLEET_TTL_S", 6 * 3_600.0),
+        idle_s=_seconds("WHISPERFLEET_IDLE_S", 900.0),
+        silence_s=_seconds("WHISPERFLEET_SILENCE_S", 600.0),
+        needs_gpu=os.environ.get("WHISPERFLEET_NEEDS_GPU") == "1",
+    )
+
+
+def rented_worker_environment(gateway: str) -> dict[str, str]:
+    """For what runs below the supervisor: its server is the gateway, and only the supervisor can end the instance."""
+    around = worker_environment(WHISPERFLEET_SERVER=f"{gateway}/api", PYTHONUNBUFFERED="1")
+    return {name: value for name, value in around.items() if name != "CONTAINER_API_KEY"}
+
+
 def pyannote_models() -> tuple[str, ...]:
     """Names on the Hugging Face hub that the operator lets the diarizer pyannote take, besides pyannote's own.
 
@@ -147,6 +214,17 @@ def _url(variable: str) -> str | None:
     if value and urlsplit(value).scheme not in ("http", "https"):
         raise OptionError(f"{variable} is '{value}': write http://HOST:PORT or https://HOST.")
     return value or None
+
+
+def _seconds(variable: str, default: float) -> float:
+    value = os.environ.get(variable)
+    try:
+        seconds = float(value) if value else default
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise OptionError(f"{variable} is '{value}': write a number of seconds.")
+    return seconds
 
 
 def _path(variable: str) -> Path | None:
