@@ -31,7 +31,8 @@ from starlette.routing import Route
 
 from provisioning.gateway_audit import Audit
 from provisioning.gateway_leases import Lease, LeaseBook
-from provisioning.gateway_results import BrokenContract, ReadObject, check_object, most_bytes, plain
+from provisioning.gateway_probes import Probes
+from provisioning.gateway_results import BrokenContract, Verdict, check, check_object, most_bytes, plain
 from provisioning.grants import Grant, NoGrant, granted, shown
 from workers.errors import ObjectMissing, StorageError, StorageUnavailable
 from workers.messages import Chunk, JobKeys, JobPlan, SpeakerPlan
@@ -65,7 +66,6 @@ class _Known:
     """What was looked up for a lease: its job's plan, and so what it opens."""
 
     plan: JobPlan
-    speakers: SpeakerPlan | None
     allowed: Grant
     writing: bool = False
 
@@ -83,9 +83,8 @@ class _Refused(Exception):
 class Objects:
     """book, audit: the gateway's. open_storage: from a lease to the storage its objects are in (blocking calls).
 
-    broken is told that a machine stored, or tried to, what breaks the contract: lease and reason.
-    public_s3: where the S3 store is to be reached from outside; None: its objects go through here. learn hears of each
-    plan that was read, for whoever wants to know what jobs there are.
+    broken is told that a machine tried to store what breaks the contract: lease and reason. probes: whose made-up jobs
+    there are. public_s3: where the S3 store is to be reached from outside; None: its objects go through here.
     """
 
     def __init__(
@@ -94,15 +93,15 @@ class Objects:
         audit: Audit,
         open_storage: Callable[[Lease], Storage],
         broken: Callable[[Lease, str], Awaitable[None]],
+        probes: Probes | None = None,
         public_s3: str | None = None,
-        learn: Callable[[Lease, JobPlan], None] = lambda lease, plan: None,
     ) -> None:
         self._book = book
         self._audit = audit
-        self._open = open_storage
+        self._open_storage = open_storage
         self._broken = broken
         self._public_s3 = public_s3
-        self._learn = learn
+        self._probes = probes
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._threads: anyio.CapacityLimiter | None = None
 
@@ -112,9 +111,22 @@ class Objects:
             Route("/objects/{grant}/{key:path}", self._object, methods=["GET", "HEAD", "PUT", "DELETE"]),
         ]
 
-    def reader(self, lease: Lease) -> ReadObject:
-        """Reads objects of the lease's job, for `gateway_results.check`; blocking."""
-        return self._open(lease).get_bytes
+    def check(self, lease: Lease, status: str, output: Any) -> Verdict:
+        """`gateway_results.check` by what is stored; blocking, raises as it does."""
+        return check(lease, status, output, self._open(lease).get_bytes)
+
+    def measure(self, lease: Lease) -> int:
+        """Milliseconds of audio of a lease's task, 0 where that means nothing; blocking. Raises ObjectMissing."""
+        keys, store = JobKeys(lease.job), self._open(lease)
+        if lease.kind == "transcribe_chunk":
+            return Chunk.model_validate_json(store.get_bytes(keys.chunk(lease.index or 0))).audio.duration_ms
+        if lease.kind == "diarize_chunk":
+            plan = store.get_bytes(keys.speaker_plan(str(lease.data.get("speakers"))))
+            return SpeakerPlan.model_validate_json(plan).chunk_seconds * 1000
+        return 0
+
+    def _open(self, lease: Lease) -> Storage:
+        return self._probes.store(lease) if lease.probe and self._probes else self._open_storage(lease)
 
     async def in_thread(self, call: Callable[[], Any]) -> Any:
         """A blocking call to the store, beside the event loop; at most AT_ONCE of them run."""
@@ -193,7 +205,7 @@ class Objects:
             raise _Refused(429, "Another upload for this task is on its way.", loud=False)
         known.writing = True
         try:
-            data = await _received(request, await self._most(lease, known))
+            data = await _received(request, await self._most(lease))
             await self._store(lease, key, data, known.plan)
         finally:
             known.writing = False
@@ -227,23 +239,20 @@ class Objects:
             known = await self.in_thread(lambda: _look_up(lease, store))
         except NoGrant as error:
             raise _Refused(403, str(error)) from None
-        if lease.kind == "diarize_chunk" and known.speakers is not None:
-            lease.audio_ms = known.speakers.chunk_seconds * 1000
-        self._learn(lease, known.plan)
+        if self._probes is not None:
+            self._probes.handed(lease, known.plan)
         known = self._known.setdefault(lease.grant, known)
         while len(self._known) > _KEPT:
             self._known.popitem(last=False)
         return known
 
-    async def _most(self, lease: Lease, known: _Known) -> int:
+    async def _most(self, lease: Lease) -> int:
         """Bytes that this task's object may have. Raises _Refused where nothing can have been heard yet."""
-        if lease.kind == "transcribe_chunk" and not lease.audio_ms:
-            store = self._open(lease)
+        if not lease.audio_ms:
             try:
-                record = await self.in_thread(lambda: store.get_bytes(JobKeys(lease.job).chunk(lease.index or 0)))
+                lease.audio_ms = await self.in_thread(lambda: self.measure(lease))
             except ObjectMissing:
                 raise _Refused(409, "The chunk is not cut yet, so there can be no result of it.") from None
-            lease.audio_ms = Chunk.model_validate_json(record).audio.duration_ms
         return most_bytes(lease.kind, lease.audio_ms)
 
     async def _store(self, lease: Lease, key: str, data: bytes, plan: JobPlan) -> None:
@@ -259,6 +268,8 @@ class Objects:
         await self.in_thread(lambda: store.put_bytes(key, accepted.data))
         lease.written[key] = accepted.sha256
         self._audit.say("stored", lease.nonce, task=lease.task_id, key=key, bytes=len(accepted.data))
+        if (probes := self._probes) is not None:
+            await self.in_thread(lambda: probes.stored(lease, plan, store))
 
 
 _Handler = Callable[[Request, Lease, str], Awaitable[Response]]
@@ -270,7 +281,7 @@ def _look_up(lease: Lease, store: Storage) -> _Known:
     speakers = None
     if lease.kind == "diarize_chunk":
         speakers = SpeakerPlan.model_validate_json(store.get_bytes(keys.speaker_plan(str(lease.data.get("speakers")))))
-    return _Known(plan, speakers, granted(lease.kind, lease.data, plan, speakers))
+    return _Known(plan, granted(lease.kind, lease.data, plan, speakers))
 
 
 async def _received(request: Request, most: int) -> bytes:

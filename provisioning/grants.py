@@ -159,10 +159,9 @@ def _ending(key: str) -> str:
     return parts[0] if parts else ""
 
 
-def _shown_plan(kind: str, plan: JobPlan) -> bytes:
-    """Only who diarizes needs to know how long the recording is and where it is cut."""
-    asked = plan.request
-    request = JobInput(
+def shown_request(asked: JobInput) -> JobInput:
+    """What was asked for, as far as it decides what an engine does: not which media it is, or who speaks there."""
+    return JobInput(
         media=WITHHELD,
         model=asked.model,
         language=asked.language,
@@ -174,6 +173,11 @@ def _shown_plan(kind: str, plan: JobPlan) -> bytes:
         batch_size=asked.batch_size,
         word_timestamps=asked.word_timestamps,
     )
+
+
+def _shown_plan(kind: str, plan: JobPlan) -> bytes:
+    """Only who diarizes needs to know how long the recording is and where it is cut."""
+    request = shown_request(plan.request)
     hidden: dict[str, Any] = {"request": request, "media_name": WITHHELD, "media_identity": WITHHELD}
     if kind != "diarize_chunk":
         hidden |= {"duration_ms": 0, "span": Span.of(0, 0), "wanted_cuts_ms": ()}
