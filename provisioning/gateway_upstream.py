@@ -5,7 +5,7 @@ An empty queue is asked at most every QUIET_S for each task type, and who is ali
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote

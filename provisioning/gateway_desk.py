@@ -1,0 +1,511 @@
+"""What the gateway does for rented machines: hands tasks out, takes results in, takes back what is lost.
+
+Nobody here is believed: who holds a task is what Conductor says, under a name that the gateway gives; what a result
+says is checked before Conductor hears of it; and no machine can end a task for good, keep it for ever, or take more
+than a few.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from provisioning.fleet import Demand, WorkerNews
+from provisioning.gateway_audit import Audit
+from provisioning.gateway_leases import Lease, LeaseBook, owner_of
+from provisioning.gateway_limits import MAX_HELD, Pace
+from provisioning.gateway_metrics import Metrics
+from provisioning.gateway_results import MOST_REASON, Verdict, plain
+from provisioning.gateway_state import HeldRow, Rented, State
+from provisioning.gateway_tokens import Machine
+from provisioning.gateway_upstream import Upstream, UpstreamSilent
+from provisioning.grants import KINDS
+from workers.errors import WhisperfleetError
+
+MOST_LOSSES = 5  # of one task with its machines; it may be the task that ends them
+MOST_STRIKES = 3
+FAILURES_A_STRIKE = 4  # in a row: as many as make Conductor give a task up
+FAILED_AGAIN_MS = 60_000  # so long a task that failed here is for others; a lone machine may then try again
+LONGEST_HOLD_MS = {"transcribe_chunk": 1_800_000, "detect_language": 1_800_000, "diarize_chunk": 7_200_000}
+LONGEST_WAIT_S = 10  # that a machine may put a task aside for
+LOG_CHARACTERS, LOGS_A_TASK = 2_000, 100
+SWEEP_S = 5.0
+_STATUSES = ("IN_PROGRESS", "COMPLETED", "FAILED", "FAILED_WITH_TERMINAL_ERROR")
+_SHOWN = (
+    "taskType", "taskDefName", "taskId", "workflowInstanceId", "referenceTaskName", "status", "workerId", "seq",
+    "retryCount", "pollCount", "scheduledTime", "startTime", "endTime", "updateTime", "startDelayInSeconds", "retried",
+    "executed", "callbackFromWorker", "callbackAfterSeconds", "responseTimeoutSeconds",
+)  # fmt: skip
+_SHOWN_INPUT = ("job", "index", "speakers")
+
+
+class Refused(Exception):
+    """Not this machine, not this task, not this way: `status` is the HTTP answer. The text is for the audit log too."""
+
+    def __init__(self, status: int, reason: str, **more: Any) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.more = more
+
+
+class Check(Protocol):
+    def __call__(self, lease: Lease, status: str, output: Any) -> Verdict:
+        """Whether a result is what the contract says (provisioning.gateway_results). Blocking."""
+        ...
+
+
+class Prober(Protocol):
+    """Questions whose answers are known, asked among real tasks (provisioning.gateway_probes). Blocking."""
+
+    def offer(self, nonce: str, kind: str, now_ms: int) -> dict[str, Any] | None:
+        """A task as Conductor would give it, or None: mostly."""
+        ...
+
+    def judge(self, lease: Lease, output: dict[str, Any]) -> str | None:
+        """What is wrong with what came of it; None where nothing is."""
+        ...
+
+
+@dataclass
+class Desk:
+    """All that the routes of both sides share. For one event loop.
+
+    measure: milliseconds of audio of a lease's task, from its job's plan, blocking; check and prober likewise.
+    """
+
+    upstream: Upstream
+    state: State
+    audit: Audit
+    metrics: Metrics
+    public_url: str
+    check: Check
+    measure: Callable[[Lease], int]
+    prober: Prober | None = None
+    pace: Pace = field(default_factory=lambda: Pace(lambda: 0.8 + secrets.randbelow(400) / 1000))
+    book: LeaseBook = field(default_factory=LeaseBook)
+    _logs: dict[str, int] = field(default_factory=dict)
+    _background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.book.find = self._find
+
+    # ---- machines ----
+
+    def meet(self, machine: Machine) -> Rented:
+        """A machine came with a good session: note the sign of life."""
+        rented = self.state.machine(machine.nonce, machine.kinds, machine.expires_ms)
+        now = now_ms()
+        rented.first_seen_ms = rented.first_seen_ms or now
+        rented.last_seen_ms = now
+        return rented
+
+    def revoked(self, nonce: str) -> bool:
+        rented = self.state.machines.get(nonce)
+        return rented is not None and rented.revoked_ms is not None
+
+    def strike(self, rented: Rented, reason: str, task: str | None = None) -> None:
+        """After MOST_STRIKES it gets no work any more; what it holds is taken back by the next sweep."""
+        rented.strikes.append(reason)
+        if len(rented.strikes) >= MOST_STRIKES and rented.refused is None:
+            rented.refused = f"{MOST_STRIKES} strikes, the last: {reason}"
+        self.state.write(rented)
+        self.metrics.strikes.labels(rented.nonce).inc()
+        self.audit.say("strike", rented.nonce, reason=reason, task=task, refused=rented.refused)
+
+    def disqualify(self, rented: Rented, reason: str) -> None:
+        rented.refused = reason
+        self.state.write(rented)
+        self.audit.say("disqualified", rented.nonce, reason=reason)
+
+    def drain(self, nonce: str) -> bool:
+        """False for a machine nobody knows."""
+        rented = self.state.machines.get(nonce)
+        if rented is None:
+            return False
+        rented.draining = True
+        self.state.write(rented)
+        self.audit.say("draining", nonce)
+        return True
+
+    async def lose(self, nonce: str, expires_ms: int) -> list[str]:
+        """The machine is gone: its token opens nothing, and its tasks are for others, now.
+
+        Raises UpstreamSilent where Conductor does not answer; the token is revoked even so, and asking again goes on.
+        """
+        rented = self.state.machine(nonce, expires_ms=expires_ms)
+        if rented.revoked_ms is None:
+            rented.revoked_ms = now_ms()
+            self.state.write(rented)
+            self.audit.say("revoked", nonce)
+        self.upstream.forget(nonce)
+        return await self._take_all(nonce, "its machine is lost")
+
+    def news(self) -> list[WorkerNews]:
+        """Of all machines that are not revoked and whose token has not expired."""
+        now = now_ms()
+        return [
+            rented.news(len(held := self.book.of(nonce)), sum(lease.audio_ms for lease in held))
+            for nonce, rented in self.state.machines.items()
+            if rented.revoked_ms is None and rented.expires_ms > now
+        ]
+
+    async def demand(self) -> Demand:
+        """What waits and what rented machines hold. Audio that waits is guessed: provisioning.demand is better."""
+        held = [lease for lease in self.book.all() if not lease.probe]
+        lengths = [lease.audio_ms for lease in held if lease.audio_ms] or [60_000]
+        mean = sum(lengths) / len(lengths)
+        held_ms = sum(lease.audio_ms or round(mean) for lease in held)
+        try:
+            sizes = await self.upstream.sizes(KINDS)
+        except UpstreamSilent:
+            return Demand(0, 0, held_ms, len(held), known=False)
+        for kind, size in sizes.items():
+            self.metrics.queued.labels(kind).set(size)
+        waiting = sum(sizes.values())
+        return Demand(round(waiting * mean), waiting, held_ms, len(held))
+
+    # ---- tasks out ----
+
+    async def hand_out(self, machine: Machine, kind: str, count: int) -> list[dict[str, Any]]:
+        """Up to `count` tasks for a machine; Refused where it may not have that kind."""
+        if kind not in machine.kinds or kind not in KINDS:
+            raise Refused(403, "polls a kind of task that is not in its token", kind=kind)
+        rented = self.state.machine(machine.nonce)
+        now = now_ms()
+        self.metrics.polls.labels(machine.nonce, kind).inc()
+        self.pace.seen(machine.nonce, kind, now)
+        room = min(count, MAX_HELD - len(self.book.of(machine.nonce)))
+        if room < 1 or rented.draining or rented.refused is not None:
+            return []
+        if self.prober is not None:
+            probe = await asyncio.to_thread(self.prober.offer, machine.nonce, kind, now)
+            if probe is not None:
+                return [self._hand(probe, machine.nonce, probe=True)]
+        tasks = await self.upstream.poll(kind, machine.nonce, room)
+        return [shown for task in tasks if (shown := await self._hand_if_meant(task, machine.nonce))]
+
+    async def _hand_if_meant(self, task: dict[str, Any], nonce: str) -> dict[str, Any] | None:
+        """A task that is not for this machine goes back as if it had never been polled."""
+        reference = str(task.get("referenceTaskName"))
+        banned = self.state.banned(nonce, str(task.get("workflowInstanceId")), reference)
+        rented = self.state.machine(nonce)
+        if banned or rented.draining or rented.refused is not None or rented.revoked_ms is not None:
+            await self._requeue(task["taskId"], task["workflowInstanceId"], owner_of(nonce), 2 if banned else 0)
+            return None
+        return self._hand(task, nonce)
+
+    def _hand(self, task: dict[str, Any], nonce: str, *, probe: bool = False) -> dict[str, Any]:
+        lease = Lease.of(task, nonce, secrets.token_urlsafe(24), now_ms(), probe)
+        self._book(lease)
+        self.metrics.handed_out.labels(nonce, lease.kind).inc()
+        self.state.machine(nonce).last_task_ms = lease.since_ms
+        self.audit.say(
+            "handed_out", nonce, task=lease.task_id, workflow=lease.workflow_id, reference=lease.reference, probe=probe
+        )
+        return self.shown(task, lease)
+
+    def _book(self, lease: Lease) -> None:
+        self.book.add(lease)
+        if not lease.probe:
+            self.state.hold(HeldRow(lease.task_id, lease.nonce, lease.grant, lease.since_ms))
+            self._later(self._measure(lease))
+
+    def shown(self, task: dict[str, Any], lease: Lease) -> dict[str, Any]:
+        """What of a task its machine gets to see: nothing of the workflow's definition or of earlier attempts."""
+        data = task.get("inputData") or {}
+        told = {name: task[name] for name in _SHOWN if name in task}
+        told["workerId"] = owner_of(lease.nonce)
+        told["inputData"] = {name: data[name] for name in _SHOWN_INPUT if name in data}
+        told["inputData"]["storage"] = f"{self.public_url}/objects/{lease.grant}"
+        told["outputData"] = {}
+        return told
+
+    async def look(self, machine: Machine, task_id: str) -> dict[str, Any]:
+        """A task that the machine holds, as it stands; Refused for every other."""
+        lease = await self.held(machine, task_id)
+        task = None if lease.probe else await self.upstream.task(task_id)
+        if lease.probe:
+            return self.shown({**_probe_task(lease)}, lease)
+        if task is None or task.get("workerId") != owner_of(machine.nonce):
+            self._over(lease)
+            raise Refused(403, "asks for a task that it does not hold", task=task_id)
+        if task.get("status") != "IN_PROGRESS":
+            self._over(lease)
+        return self.shown(task, lease)
+
+    # ---- tasks in ----
+
+    async def held(self, machine: Machine, task_id: str) -> Lease:
+        """The lease of a task that this machine holds, adopted from Conductor where the gateway has forgotten it.
+
+        Raises Refused for every other task.
+        """
+        lease = self.book.get(task_id)
+        if lease is not None and lease.nonce == machine.nonce and lease.fresh(now_ms()):
+            return lease
+        if lease is None or lease.nonce == machine.nonce:
+            adopted = await self._adopt(task_id, machine.nonce)
+            if adopted is not None and adopted.kind in machine.kinds:
+                return adopted
+        raise Refused(403, "has to do with a task that it does not hold", task=task_id)
+
+    async def update(self, machine: Machine, result: Any) -> Lease:
+        """Take in what a machine says of its task. Refused where it does not hold it, or the result is none."""
+        if not isinstance(result, dict):
+            raise Refused(400, "hands in what is no result of a task")
+        task_id, status = result.get("taskId"), result.get("status")
+        if not isinstance(task_id, str) or not 0 < len(task_id) <= 64:
+            raise Refused(400, "hands in a result without a task")
+        lease = await self.held(machine, task_id)
+        async with lease.telling:
+            if self.book.get(task_id) is not lease:
+                raise Refused(403, "hands in a task that was handed in or taken back meanwhile", task=task_id)
+            if result.get("workflowInstanceId") != lease.workflow_id:
+                raise Refused(403, "hands in a task as one of another workflow", task=task_id)
+            if status not in _STATUSES:
+                raise Refused(400, "gives a task a status that it cannot have", task=task_id)
+            if status == "IN_PROGRESS":
+                await self._in_progress(lease, result)
+            else:
+                await self._ended(lease, str(status), result.get("outputData"))
+        return lease
+
+    async def _in_progress(self, lease: Lease, result: dict[str, Any]) -> None:
+        if result.get("extendLease") is True:
+            if lease.probe:
+                return
+            lease_ms = now_ms() - lease.since_ms
+            if lease_ms > LONGEST_HOLD_MS.get(lease.kind, 0):
+                await self._break(lease, f"it was held for {lease_ms // 60_000} minutes")
+                raise Refused(403, "holds a task for too long", task=lease.task_id)
+            await self._tell(lease, "IN_PROGRESS", {}, extendLease=True)
+            lease.touched_ms = now_ms()
+            return
+        seconds = result.get("callbackAfterSeconds")
+        seconds = seconds if isinstance(seconds, int) and not isinstance(seconds, bool) else 1
+        seconds = max(1, min(seconds, LONGEST_WAIT_S))
+        if not lease.probe:
+            await self._tell(lease, "IN_PROGRESS", {"waiting": True}, callbackAfterSeconds=seconds)
+        self._over(lease)
+        self.audit.say("put_aside", lease.nonce, task=lease.task_id, reference=lease.reference, seconds=seconds)
+
+    async def _ended(self, lease: Lease, status: str, output: Any) -> None:
+        verdict = await asyncio.to_thread(self.check, lease, status, output)
+        if not verdict.ok:
+            await self._break(lease, verdict.reason)
+            raise Refused(400, f"breaks the contract: {verdict.reason}", task=lease.task_id)
+        rented = self.state.machine(lease.nonce)
+        if lease.probe:
+            await self._judge(rented, lease, verdict)
+        elif verdict.status == "FAILED":
+            await self._failed(rented, lease, verdict)
+        else:
+            await self._tell(lease, "COMPLETED", verdict.output)
+            await self._done(rented, lease, verdict)
+
+    async def _done(self, rented: Rented, lease: Lease, verdict: Verdict) -> None:
+        self._over(lease)
+        if not lease.audio_ms:
+            await self._measure(lease)
+        took_ms = max(1, now_ms() - lease.since_ms)
+        rented.failures = 0
+        rented.chunks_done += 1
+        rented.audio_done_ms += lease.audio_ms
+        rented.busy_ms += took_ms
+        self.metrics.results.labels(lease.nonce, lease.kind).inc()
+        self.metrics.audio.labels(lease.nonce, lease.kind).inc(lease.audio_ms / 1000)
+        self.audit.say(
+            "result", lease.nonce, task=lease.task_id, workflow=lease.workflow_id, reference=lease.reference,
+            audio_ms=lease.audio_ms, took_ms=took_ms,
+        )  # fmt: skip
+
+    async def _failed(self, rented: Rented, lease: Lease, verdict: Verdict) -> None:
+        """It costs the task an attempt, as failing does everywhere; the next is another machine's, if there is one."""
+        reason = plain(str(verdict.output.get("reason") or ""), MOST_REASON)
+        await self._tell(lease, "FAILED", verdict.output, reasonForIncompletion=reason)
+        self._over(lease)
+        self.state.ban(lease.nonce, lease.workflow_id, lease.reference, now_ms() + FAILED_AGAIN_MS)
+        rented.failures += 1
+        self.metrics.failures.labels(lease.nonce, lease.kind).inc()
+        self.audit.say("failed", lease.nonce, task=lease.task_id, reference=lease.reference, reason=reason)
+        if rented.failures % FAILURES_A_STRIKE == 0:
+            self.strike(rented, f"{rented.failures} tasks in a row failed there, the last: {reason}", lease.task_id)
+
+    async def _judge(self, rented: Rented, lease: Lease, verdict: Verdict) -> None:
+        assert self.prober is not None
+        wrong = await asyncio.to_thread(self.prober.judge, lease, verdict.output)
+        self._over(lease)
+        self.audit.say("probe", lease.nonce, task=lease.task_id, right=wrong is None)
+        if wrong is not None:
+            self.strike(rented, wrong, lease.task_id)
+
+    async def broken(self, lease: Lease, reason: str) -> None:
+        """What the machine stored, or tried to, breaks the contract: as if it had handed it in."""
+        async with lease.telling:
+            if self.book.get(lease.task_id) is lease:
+                await self._break(lease, reason)
+
+    async def _break(self, lease: Lease, reason: str) -> None:
+        """A result that is none, or a task that is kept: it is for others now, and never again for this machine."""
+        self.metrics.broken.labels(lease.nonce, lease.kind).inc()
+        self.state.ban(lease.nonce, lease.workflow_id, lease.reference)
+        self.strike(self.state.machine(lease.nonce), reason, lease.task_id)
+        if lease.probe:
+            self._over(lease)
+        else:
+            await self._return(lease, reason)
+
+    async def log(self, machine: Machine, task_id: str, text: str) -> None:
+        """Pass a line on, cut; of those beyond LOGS_A_TASK nothing is said to anybody."""
+        lease = await self.held(machine, task_id)
+        self._logs[task_id] = self._logs.get(task_id, 0) + 1
+        if not lease.probe and self._logs[task_id] <= LOGS_A_TASK:
+            await self.upstream.log(task_id, plain(text, LOG_CHARACTERS))
+
+    # ---- tasks back ----
+
+    async def _take_all(self, nonce: str, reason: str) -> list[str]:
+        """All that Conductor says this machine holds and the gateway ever knew of, back in the queue."""
+        for row in self.state.held(nonce=nonce):
+            if self.book.get(row.task_id) is None:
+                await self._adopt(row.task_id, nonce)
+        taken = await asyncio.gather(*(self._take(lease, reason) for lease in self.book.of(nonce)))
+        return [task_id for task_id in taken if task_id is not None]
+
+    async def _take(self, lease: Lease, reason: str) -> str | None:
+        async with lease.telling:
+            if self.book.get(lease.task_id) is not lease:
+                return None  # its result was on the way, and is in
+            if lease.probe:
+                self._over(lease)
+                return None
+            if not lease.fresh(now_ms()) and await self._adopt(lease.task_id, lease.nonce) is None:
+                return None
+            await self._return(lease, reason)
+            self.metrics.lost.inc()
+            return lease.task_id
+
+    async def _return(self, lease: Lease, reason: str) -> None:
+        """Back in the queue at once, which costs no attempt; after MOST_LOSSES it does."""
+        losses = self.state.lose(lease.task_id)
+        if losses >= MOST_LOSSES:
+            text = f"It was lost with {losses} machines; the last time, {reason}."
+            await self._tell(lease, "FAILED", {"error": "EngineError", "reason": text}, reasonForIncompletion=text)
+        else:
+            await self._requeue(lease.task_id, lease.workflow_id, owner_of(lease.nonce), 0)
+            self.upstream.stir(lease.kind)
+        self._over(lease)
+        self.audit.say(
+            "taken_back", lease.nonce, task=lease.task_id, reference=lease.reference, reason=reason, losses=losses
+        )
+
+    async def _requeue(self, task_id: str, workflow_id: str, owner: str, seconds: int) -> None:
+        await self.upstream.update(
+            {
+                "taskId": task_id,
+                "workflowInstanceId": workflow_id,
+                "workerId": owner,
+                "status": "IN_PROGRESS",
+                "callbackAfterSeconds": seconds,
+                "outputData": {"waiting": True},
+            }
+        )
+
+    async def _tell(self, lease: Lease, status: str, output: dict[str, Any], **more: Any) -> None:
+        """Raises Refused where Conductor knows the task no more: its workflow may have been deleted."""
+        taken = await self.upstream.update(
+            {
+                "taskId": lease.task_id,
+                "workflowInstanceId": lease.workflow_id,
+                "workerId": owner_of(lease.nonce),
+                "status": status,
+                "outputData": output,
+                **more,
+            }
+        )
+        if not taken:
+            self._over(lease)
+            raise Refused(403, "has a task that Conductor does not know any more", task=lease.task_id)
+
+    def _over(self, lease: Lease) -> None:
+        self.book.drop(lease.task_id)
+        self.state.let_go(lease.task_id)
+        self._logs.pop(lease.task_id, None)
+
+    # ---- what is so, and what was ----
+
+    async def _adopt(self, task_id: str, nonce: str) -> Lease | None:
+        """The lease of a task that Conductor says this machine holds, booked; else None, and none is booked."""
+        task = await self.upstream.task(task_id)
+        known = self.book.get(task_id)
+        if task is None or task.get("status") != "IN_PROGRESS" or task.get("workerId") != owner_of(nonce):
+            if known is not None and known.nonce == nonce:
+                self._over(known)
+            self.state.let_go(task_id)
+            return None
+        if known is not None and known.nonce == nonce:
+            known.touched_ms = now_ms()
+            return known
+        row = next((row for row in self.state.held(nonce=nonce) if row.task_id == task_id), None)
+        lease = Lease.of(task, nonce, row.grant if row else secrets.token_urlsafe(24), now_ms())
+        lease.since_ms = row.since_ms if row else lease.since_ms
+        self._book(lease)
+        self.audit.say("adopted", nonce, task=task_id, reference=lease.reference)
+        return lease
+
+    async def _find(self, grant: str) -> Lease | None:
+        for row in self.state.held(grant=grant):
+            if not self.revoked(row.nonce):
+                return await self._adopt(row.task_id, row.nonce)
+        return None
+
+    async def adopt_all(self) -> int:
+        """After a restart: the leases that Conductor bears out. Raises UpstreamSilent."""
+        rows = self.state.held()
+        return sum([await self._adopt(row.task_id, row.nonce) is not None for row in rows])
+
+    async def sweep(self) -> None:
+        """One look after what nobody comes back for: leases that ran out, machines that are refused or expired."""
+        now = now_ms()
+        for lease in self.book.all():
+            if not lease.fresh(now):
+                await self._adopt(lease.task_id, lease.nonce)
+            elif lease.probe and now - lease.since_ms > LONGEST_HOLD_MS.get(lease.kind, 0):
+                self._over(lease)
+        for nonce in {lease.nonce for lease in self.book.all()}:
+            rented = self.state.machine(nonce)
+            if rented.refused is not None or rented.revoked_ms is not None or rented.expires_ms < now:
+                await self._take_all(nonce, "its machine is not trusted any more")
+        self.state.write_all()
+
+    async def _measure(self, lease: Lease) -> None:
+        """How much audio the task has: 0 until its chunk is cut."""
+        with contextlib.suppress(WhisperfleetError, ValueError):
+            measured = await asyncio.to_thread(self.measure, lease)
+            lease.audio_ms = lease.audio_ms or measured  # whoever read the chunk's record meanwhile knows better
+
+    def _later(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _probe_task(lease: Lease) -> dict[str, Any]:
+    return {
+        "taskId": lease.task_id,
+        "workflowInstanceId": lease.workflow_id,
+        "taskType": lease.kind,
+        "taskDefName": lease.kind,
+        "referenceTaskName": lease.reference,
+        "status": "IN_PROGRESS",
+        "inputData": lease.data,
+        "responseTimeoutSeconds": lease.response_timeout_ms // 1000,
+    }
+
+
+def now_ms() -> int:
+    return round(time.time() * 1000)
