@@ -31,8 +31,7 @@ from starlette.routing import Route
 
 from provisioning.gateway_audit import Audit
 from provisioning.gateway_leases import Lease, LeaseBook
-from provisioning.gateway_probes import Probes
-from provisioning.gateway_results import BrokenContract, Verdict, check, check_object, most_bytes, plain
+from provisioning.gateway_results import BrokenContract, ReadObject, check_object, most_bytes, plain
 from provisioning.grants import Grant, NoGrant, granted, shown
 from workers.errors import ObjectMissing, StorageError, StorageUnavailable
 from workers.messages import Chunk, JobKeys, JobPlan, SpeakerPlan
@@ -83,8 +82,10 @@ class _Refused(Exception):
 class Objects:
     """book, audit: the gateway's. open_storage: from a lease to the storage its objects are in (blocking calls).
 
-    broken is told that a machine tried to store what breaks the contract: lease and reason. probes: whose made-up jobs
-    there are. public_s3: where the S3 store is to be reached from outside; None: its objects go through here.
+    broken is told that a machine tried to store what breaks the contract: lease and reason.
+    public_s3: where the S3 store is to be reached from outside; None: its objects go through here.
+    learn hears of each lease whose objects are asked for, with its job's plan (`Probes.handed`), stored of each whose
+    result was stored, in a thread (`Probes.stored`).
     """
 
     def __init__(
@@ -93,15 +94,17 @@ class Objects:
         audit: Audit,
         open_storage: Callable[[Lease], Storage],
         broken: Callable[[Lease, str], Awaitable[None]],
-        probes: Probes | None = None,
         public_s3: str | None = None,
+        learn: Callable[[Lease, JobPlan], None] = lambda lease, plan: None,
+        stored: Callable[[Lease, JobPlan, Storage], None] = lambda lease, plan, storage: None,
     ) -> None:
         self._book = book
         self._audit = audit
-        self._open_storage = open_storage
+        self._open = open_storage
         self._broken = broken
         self._public_s3 = public_s3
-        self._probes = probes
+        self._learn = learn
+        self._stored = stored
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._threads: anyio.CapacityLimiter | None = None
 
@@ -111,22 +114,9 @@ class Objects:
             Route("/objects/{grant}/{key:path}", self._object, methods=["GET", "HEAD", "PUT", "DELETE"]),
         ]
 
-    def check(self, lease: Lease, status: str, output: Any) -> Verdict:
-        """`gateway_results.check` by what is stored; blocking, raises as it does."""
-        return check(lease, status, output, self._open(lease).get_bytes)
-
-    def measure(self, lease: Lease) -> int:
-        """Milliseconds of audio of a lease's task, 0 where that means nothing; blocking. Raises ObjectMissing."""
-        keys, store = JobKeys(lease.job), self._open(lease)
-        if lease.kind == "transcribe_chunk":
-            return Chunk.model_validate_json(store.get_bytes(keys.chunk(lease.index or 0))).audio.duration_ms
-        if lease.kind == "diarize_chunk":
-            plan = store.get_bytes(keys.speaker_plan(str(lease.data.get("speakers"))))
-            return SpeakerPlan.model_validate_json(plan).chunk_seconds * 1000
-        return 0
-
-    def _open(self, lease: Lease) -> Storage:
-        return self._probes.store(lease) if lease.probe and self._probes else self._open_storage(lease)
+    def reader(self, lease: Lease) -> ReadObject:
+        """Reads objects of the lease's job, for `gateway_results.check`; blocking."""
+        return self._open(lease).get_bytes
 
     async def in_thread(self, call: Callable[[], Any]) -> Any:
         """A blocking call to the store, beside the event loop; at most AT_ONCE of them run."""
@@ -239,8 +229,7 @@ class Objects:
             known = await self.in_thread(lambda: _look_up(lease, store))
         except NoGrant as error:
             raise _Refused(403, str(error)) from None
-        if self._probes is not None:
-            self._probes.handed(lease, known.plan)
+        self._learn(lease, known.plan)
         known = self._known.setdefault(lease.grant, known)
         while len(self._known) > _KEPT:
             self._known.popitem(last=False)
@@ -248,12 +237,11 @@ class Objects:
 
     async def _most(self, lease: Lease) -> int:
         """Bytes that this task's object may have. Raises _Refused where nothing can have been heard yet."""
-        if not lease.audio_ms:
-            try:
-                lease.audio_ms = await self.in_thread(lambda: self.measure(lease))
-            except ObjectMissing:
-                raise _Refused(409, "The chunk is not cut yet, so there can be no result of it.") from None
-        return most_bytes(lease.kind, lease.audio_ms)
+        store = self._open(lease)
+        try:
+            return most_bytes(lease.kind, await self.in_thread(lambda: _audio_ms(lease, store)))
+        except ObjectMissing:
+            raise _Refused(409, "The chunk is not cut yet, so there can be no result of it.") from None
 
     async def _store(self, lease: Lease, key: str, data: bytes, plan: JobPlan) -> None:
         store = self._open(lease)
@@ -268,8 +256,7 @@ class Objects:
         await self.in_thread(lambda: store.put_bytes(key, accepted.data))
         lease.written[key] = accepted.sha256
         self._audit.say("stored", lease.nonce, task=lease.task_id, key=key, bytes=len(accepted.data))
-        if (probes := self._probes) is not None:
-            await self.in_thread(lambda: probes.stored(lease, plan, store))
+        await self.in_thread(lambda: self._stored(lease, plan, store))
 
 
 _Handler = Callable[[Request, Lease, str], Awaitable[Response]]
@@ -282,6 +269,17 @@ def _look_up(lease: Lease, store: Storage) -> _Known:
     if lease.kind == "diarize_chunk":
         speakers = SpeakerPlan.model_validate_json(store.get_bytes(keys.speaker_plan(str(lease.data.get("speakers")))))
     return _Known(plan, granted(lease.kind, lease.data, plan, speakers))
+
+
+def _audio_ms(lease: Lease, store: Storage) -> int:
+    """How much audio the object is about that a lease may write. Raises ObjectMissing."""
+    keys = JobKeys(lease.job)
+    if lease.kind == "transcribe_chunk":
+        return Chunk.model_validate_json(store.get_bytes(keys.chunk(lease.index or 0))).audio.duration_ms
+    if lease.kind == "diarize_chunk":
+        plan = store.get_bytes(keys.speaker_plan(str(lease.data.get("speakers"))))
+        return SpeakerPlan.model_validate_json(plan).chunk_seconds * 1000
+    return 0
 
 
 async def _received(request: Request, most: int) -> bytes:
