@@ -43,7 +43,7 @@ from workers.recognizers import Recognizer
 from workers.seat import EngineSeat, SeatedRecognizer
 from workers.settings import Settings
 from workers.storage import Storage, open_storage
-from workers.tasks import PolledTask, ServerSilent, TaskClient
+from workers.tasks import NotAdmitted, PolledTask, ServerSilent, TaskClient
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,16 @@ class Desk:
     lock: threading.Lock = field(default_factory=threading.Lock)
     turn: threading.Lock = field(default_factory=threading.Lock)
 
+    dismissed: NotAdmitted | None = None
+
+    def dismiss(self, error: NotAdmitted) -> None:
+        """The server will not have this worker any more: nothing is taken, and nothing in hand is wanted."""
+        self.dismissed = error
+        self.draining.set()
+        with self.lock:
+            for held in self.held.values():
+                held.lost.set()
+
     def recognizing(self) -> int:
         """How many tasks for the engine are in hand."""
         with self.lock:
@@ -154,6 +164,9 @@ def _take(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool]) -> H
             return None
         try:
             task = next((found for kind in kinds if (found := desk.client.poll(kind))), None)
+        except NotAdmitted as error:
+            desk.dismiss(error)
+            return None
         except (ServerSilent, ServerError) as error:
             log.warning("Polling failed: %s", error, extra={"action": "poll_failed"})
             return None

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from workers import lanes, settings
-from workers.errors import DeadlineExceeded, TransientError, WhisperfleetError
+from workers.errors import DeadlineExceeded, ServerError, TransientError, WhisperfleetError
 from workers.seat import EngineSeat
 from workers.tasks import PolledTask, TaskClient
 
@@ -73,7 +73,11 @@ def main() -> None:
         args=(desk, closed, lambda task: _abandon(desk, task), lambda task, share: _tell_progress(say, task, share)),
         daemon=True,
     )
-    _wait_for_server(desk, say)
+    try:
+        _wait_for_server(desk, say)
+    except ServerError as error:
+        say("failed", error="ServerError", reason=str(error))
+        sys.exit(1)
     lanes.announce(desk)
     keeper.start()
     say("up")
@@ -88,6 +92,9 @@ def main() -> None:
         while worker.is_alive():
             worker.join(1.0)
     closed.set()
+    if desk.dismissed is not None:
+        say("failed", error="ServerError", reason=str(desk.dismissed))
+        sys.exit(1)
 
 
 def take_output() -> Say:
@@ -138,7 +145,7 @@ def _wait_for_server(desk: lanes.Desk, say: Say) -> None:
     said = False
     while True:
         try:
-            desk.client.live_workers("transcribe_chunk")
+            desk.client.live_workers(desk.kinds[0])  # behind a gateway of others nothing is told
             return
         except TransientError as error:
             if not said:

@@ -7,6 +7,7 @@ order among task types. Its transport and authentication are.
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,26 @@ _TERMINAL = frozenset({"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "FAILED_W
 _GONE = _TERMINAL | {"TIMED_OUT", "SKIPPED"}
 
 
+LONGEST_PAUSE_S = 60.0  # that a server may ask for between two polls: who is asked to wait longer looks dead
+LOCKED_OUT_S = 60.0
+"""A session is renewed by the SDK, so one that is refused for so long is refused for good: its token was revoked or has
+expired. Not at the first time: the gateway may have restarted in the middle of the renewal."""
+
+
 class ServerSilent(TransientError):
     """The server did not answer: it may be restarting."""
+
+
+class LockedOut(ServerError):
+    """The server answered 401: it takes this session for none."""
+
+
+class Forbidden(ServerError):
+    """The server answered 403: not for this worker."""
+
+
+class NotAdmitted(ServerError):
+    """The server will have nothing to do with this worker, and that will not change by itself."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +91,26 @@ class TaskClient:
         self._api = ApiClient(Configuration(server_api_url=server))
         self.server = server
         self.worker = worker
+        self._not_before: dict[str, float] = {}  # by kind, on the monotonic clock
+        self._refused_since: float | None = None
 
     def poll(self, kind: str) -> PolledTask | None:
-        task = self._call("GET", "/tasks/poll/{kind}", {"kind": kind}, {"workerid": self.worker})
+        """A task, if there is one. Within the pause that the server has asked for it is not even asked.
+
+        A gateway for a thousand workers says after an empty poll how long not to come back (X-Poll-After-Ms).
+        Raises NotAdmitted where this kind is not for this worker.
+        """
+        if time.monotonic() < self._not_before.get(kind, 0.0):
+            return None
+        try:
+            task, headers = self._ask("GET", "/tasks/poll/{kind}", {"kind": kind}, {"workerid": self.worker})
+        except Forbidden as error:
+            raise NotAdmitted(
+                f"{self.server.removesuffix('/api')} has no tasks of the kind {kind} for this worker: "
+                "name others by --tasks, or give it another token."
+            ) from error
         if not isinstance(task, dict):
+            self._not_before[kind] = time.monotonic() + _asked_pause_s(headers)
             return None
         return PolledTask(
             task_id=task["taskId"],
@@ -163,7 +198,44 @@ class TaskClient:
         query: dict[str, str] | None = None,
         body: object = None,
     ) -> Any:
-        return call(self._api, method, path, path_params, query, body)
+        return self._ask(method, path, path_params, query, body)[0]
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        path_params: dict[str, str] | None = None,
+        query: dict[str, str] | None = None,
+        body: object = None,
+    ) -> tuple[Any, Mapping[str, str]]:
+        """The answer and its headers. Raises NotAdmitted once 401 was the only answer for LOCKED_OUT_S."""
+        try:
+            answered = self._ask_again_with_a_session(method, path, path_params, query, body)
+        except LockedOut as error:
+            now = time.monotonic()
+            self._refused_since = now if self._refused_since is None else self._refused_since
+            if now - self._refused_since < LOCKED_OUT_S:
+                raise ServerSilent(f"The server does not accept this worker's session: {error}") from error
+            raise NotAdmitted(
+                f"{self.server.removesuffix('/api')} does not admit this worker any more: its token was revoked or has "
+                "expired; rent the machine anew, or give the worker another token."
+            ) from error
+        self._refused_since = None
+        return answered
+
+    def _ask_again_with_a_session(self, *request: Any) -> tuple[Any, Mapping[str, str]]:
+        """The SDK renews a session that has expired, but never asks again for one that it did not get at its start."""
+        try:
+            return ask(self._api, *request)
+        except LockedOut:
+            if not self._api.force_refresh_auth_token():
+                raise
+        return ask(self._api, *request)
+
+
+def _asked_pause_s(headers: Mapping[str, str]) -> float:
+    told = headers.get("X-Poll-After-Ms", "")
+    return min(int(told) / 1000, LONGEST_PAUSE_S) if told.isascii() and told.isdecimal() else 0.0
 
 
 def call(
@@ -177,12 +249,26 @@ def call(
 ) -> Any:
     """One request through the SDK's client; returns the decoded JSON, text where it is none, None where empty.
 
-    Raises ServerSilent where there was no answer or a 5xx one, ServerError for every other refusal.
+    Raises ServerSilent where there was no answer, a 5xx one or 429, LockedOut for 401, Forbidden for 403,
+    ServerError for every other refusal.
     """
+    return ask(api, method, path, path_params, query, body, timeout_s)[0]
+
+
+def ask(
+    api: Any,
+    method: str,
+    path: str,
+    path_params: dict[str, str] | None = None,
+    query: dict[str, Any] | None = None,
+    body: object = None,
+    timeout_s: float = 30,
+) -> tuple[Any, Mapping[str, str]]:
+    """As `call`, with the answer's headers."""
     from conductor.client.http.rest import ApiException
 
     try:
-        return api.call_api(
+        data, _, headers = api.call_api(
             path,
             method,
             path_params=path_params or {},
@@ -190,12 +276,17 @@ def call(
             header_params={"Accept": "*/*", "Content-Type": "application/json"},
             body=body,
             response_type="object",
-            _return_http_data_only=True,
+            _return_http_data_only=False,
             _request_timeout=timeout_s,
-        ) or None  # fmt: skip
+        )
+        return data or None, headers or {}
     except ApiException as error:
-        if not error.status or error.status >= 500:
+        if not error.status or error.status >= 500 or error.status == 429:
             raise ServerSilent(f"The Conductor server did not answer: {error.reason or error.status}.") from error
+        if error.status == 401:
+            raise LockedOut(f"{method} {path} was answered with 401.") from error
+        if error.status == 403:
+            raise Forbidden(f"The server refused {method} {path} (403): {error.body}") from error
         raise ServerError(f"The Conductor server refused {method} {path} ({error.status}): {error.body}") from error
 
 
