@@ -11,6 +11,7 @@ PACKAGES = ("workers", "workflows", "provisioning", "benchmarks")
 SOLD_AS = {
     "conductor": "conductor-python",
     "ffmpeg": "ffmpeg-python",
+    "jwt": "pyjwt",
     "pyannote": "pyannote-audio",
     "whisper": "openai-whisper",
 }
