@@ -79,30 +79,37 @@ class _Server(ThreadingHTTPServer):
 class HttpServer:
     """Serves while it is entered; raises on leaving what went wrong in the emulator itself."""
 
-    def __init__(
-        self, handle: Handle, now: Callable[[], float], server_time: Callable[[], float], port: int = 0
-    ) -> None:
-        self._server = _Server(handle, now, server_time, port)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="vast-emulator", daemon=True
-        )
+    def __init__(self, handle: Handle, now: Callable[[], float], server_time: Callable[[], float], port: int) -> None:
+        self._options = handle, now, server_time, port
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
+        """Raises RuntimeError where it is not entered."""
+        if self._server is None:
+            raise RuntimeError("the emulator has an address only while it is entered")
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> "HttpServer":
+        self._server = _Server(*self._options)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, name="vast-emulator", daemon=True
+        )
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-        if self._server.errors and error is None:
-            raise self._server.errors[0]
+        server, thread = self._server, self._thread
+        assert server is not None
+        assert thread is not None
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        if server.errors and error is None:
+            raise server.errors[0]
 
 
 def control_body(call: Call) -> dict[str, Any]:
