@@ -166,21 +166,20 @@ def dollars(amount: float) -> str:
     return f"{amount:.2f}" if abs(amount) >= 1 else f"{amount:.3f}"
 
 
-def plain_table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> "Table":
-    """A table in the style of all `fleet` commands; a head is its text and how its column is justified."""
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO | None = None) -> None:
+    """A table in the style of all `fleet` commands; a head that begins with > is of a column of numbers."""
     from rich import box
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False, header_style="bold")
-    for text, justify in heads:
-        table.add_column(text, justify=_JUSTIFY[justify], no_wrap=True, overflow="ellipsis")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False, header_style="bold")
+    for head in heads:
+        right = head.startswith(">")
+        table.add_column(head.lstrip(">"), justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    return table
-
-
-_JUSTIFY: dict[str, Any] = {"left": "left", "right": "right"}
+    Console(file=out, highlight=False, emoji=False).print(table)
 
 
 def _totals(status: FleetStatus) -> "list[Text]":

@@ -1,0 +1,144 @@
+"""`whisperfleet fleet drain`, `down` and `reap`: ending machines, and saying what is left."""
+
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from provisioning.commands.fleet_options import fleet_options, json_option
+
+if TYPE_CHECKING:
+    from provisioning.fleet_display import FleetDisplay
+    from provisioning.fleet_place import Place
+    from provisioning.status import FleetStatus
+
+LEFT = 8
+"""Exit code where machines still bill: that of the GPU market."""
+CANCELLED = 130
+
+wait_option = click.option(
+    "--timeout", "patience_s", metavar="SECONDS", type=click.FloatRange(0), default=900.0, show_default=True,
+    help="Say what is left after so long.",
+)  # fmt: skip
+
+
+@click.command(short_help="Let all machines finish what they hold, then end them.")
+@wait_option
+@fleet_options
+@json_option
+def drain(place: "Place", patience_s: float, as_json: bool) -> None:
+    """Rent nothing more, let every machine finish the chunks it holds, and end it. Exit code 8 while some are left."""
+    _end(place, "drain", patience_s, as_json)
+
+
+@click.command(short_help="End all machines of the fleet at once.")
+@wait_option
+@fleet_options
+@json_option
+def down(place: "Place", patience_s: float, as_json: bool) -> None:
+    """End every machine of the fleet; what they hold is done again elsewhere.
+
+    It is over when two lists of the market, 20 s apart, show none of them. Exit code 8 while some are left.
+    """
+    _end(place, "down", patience_s, as_json)
+
+
+def _end(place: "Place", mode: Literal["drain", "down"], patience_s: float, as_json: bool) -> None:
+    from provisioning.fleet_checkup import client_installed
+    from provisioning.fleet_display import make_display
+
+    client_installed()
+    with make_display(as_json, sys.stdout.isatty()) as display:
+        if place.controlled():
+            now, cancelled = _ask(place, mode, patience_s, display), False
+        else:
+            now, cancelled = _do(place, mode, patience_s, display)
+        from provisioning.status import still_alive
+
+        display.note(still_alive(now))
+    if now.lines:
+        sys.exit(CANCELLED if cancelled else LEFT)
+
+
+def _do(
+    place: "Place", mode: Literal["drain", "down"], patience_s: float, display: "FleetDisplay"
+) -> "tuple[FleetStatus, bool]":
+    from provisioning.fleet_control import ending
+    from provisioning.reconcile import interruptible
+
+    end = place.time.monotonic() + patience_s
+    with ending(place) as running, interruptible(running.controller):
+        late = False
+
+        def watch(now: "FleetStatus") -> None:
+            nonlocal late
+            display.update(now)
+            if place.time.monotonic() >= end and not running.controller.stopped:
+                late = True
+                running.controller.stop()
+
+        now = running.controller.drain(watch) if mode == "drain" else running.controller.down(watch)
+        return now, running.controller.stopped and not late
+
+
+def _ask(place: "Place", mode: Literal["drain", "down"], patience_s: float, display: "FleetDisplay") -> "FleetStatus":
+    """The controller ends them and then itself; what is there then is looked for once more, by another's eyes."""
+    from provisioning.fleet_control import follow, wish
+    from provisioning.fleet_glance import books, look
+    from provisioning.ledger import Wish
+
+    display.note(f"A controller of fleet '{place.fleet}' runs: it is asked to end its machines.")
+    wish(place, Wish("drain" if mode == "drain" else "close"))
+    follow(place, display, lambda _: False, patience_s)
+    return look(place, books(place))
+
+
+@click.command(short_help="End machines that have outlived their time; for cron.")
+@click.option("--all", "everything", is_flag=True, help="Also those whose time is not over; with --fleet only.")
+@click.option(
+    "--grace",
+    "grace_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    default=300.0,
+    show_default=True,
+    help="Expired for so long: it has ended itself by then, if it could.",
+)
+@wait_option
+@json_option
+@click.pass_context
+@fleet_options
+def reap(
+    context: click.Context, place: "Place", everything: bool, grace_s: float, patience_s: float, as_json: bool
+) -> None:
+    """End machines whose expiry, which is in their label, is past: without database, gateway or controller.
+
+    Of all fleets of the account, or of the one that --fleet names. For cron, best on another machine, with a key that
+    may only read and end instances. Machines without a label of Whisperfleet are never touched. Says nothing where
+    nothing was to do; exit code 8 while some are left.
+    """
+    import json
+    from dataclasses import asdict
+
+    from provisioning import reaper
+    from workers.errors import OptionError
+
+    named = context.get_parameter_source("fleet") is not click.core.ParameterSource.DEFAULT
+    if everything and not named:
+        raise OptionError("--all ends every machine of a fleet: name the fleet by --fleet.")
+    say = (lambda _: None) if as_json else print
+    time = place.time
+    if everything:
+        done = reaper.down(place.cloud, place.fleet, time.now_ms, time.sleep, say=say, give_up_s=patience_s)
+    else:
+        fleet = place.fleet if named else None
+        done = reaper.reap(
+            place.cloud, time.now_ms, time.sleep, fleet=fleet, grace_s=grace_s, say=say, give_up_s=patience_s
+        )
+    if as_json:
+        print(json.dumps(asdict(done), indent=1))
+    elif done.destroyed or done.left:
+        print(f"{len(done.destroyed)} ended, {len(done.left)} left, {done.spared} whose time is not over.")
+    if done.left:
+        print(f"Still there: {', '.join(map(str, done.left))}. {done.problem or ''}".rstrip(), file=sys.stderr)
+        sys.exit(LEFT)
