@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from provisioning.budget import AUDIO_GB_PER_HOUR
 from provisioning.cloud import Offer, OfferQuery
 from provisioning.fleet import Limits, Speeds
 
@@ -19,7 +20,6 @@ ON_DEMAND_SHARE = 0.8  # a bid above this part of the price on demand buys inter
 BOOT_S = 240.0  # until some were measured: an image of 4 GB at 300 Mbit/s is 107 s, unpacking and the self-test as much
 LOAD_S = 60.0  # of that the GPU is billed: self-test, and the model into its memory
 CREATE_GAP_S = 5.0  # the market takes a request to rent every 4.5 s
-AUDIO_GB_PER_HOUR = 0.115  # 16 kHz, 16 bit, one channel, before compression
 RESULT_GB_PER_HOUR = 0.005
 BLACKWELL = 1200  # compute capability ×100: older drivers than CUDA 12.8 do not know them
 BLACKWELL_CUDA = 12.8

@@ -33,6 +33,8 @@ from provisioning.fleet import (
 from provisioning.offers import BID_FACTOR, LOAD_S, boot_seconds, speed_of
 from provisioning.scaling import Economy, dispensable, wanted
 
+__all__ = ["Memory", "Mode", "Plan", "plan"]
+
 Mode = Literal["run", "up", "drain", "down"]
 
 LISTS_APART_MS = 20_000  # two lists this far apart are two looks, not one
@@ -392,21 +394,24 @@ def _unlisted_endings(scene: _Scene, closed: Collection[str]) -> list[_Ending]:
 
     What a list shows under another label is not ours any more, and is not told anything.
     """
-    listed = {row.id for row in scene.rows or ()}
-    everything = _end_of_all(scene)
     ends = []
     for intent in scene.opened:
-        if intent.instance_id is None or intent.instance_id in listed or intent.nonce in closed:
+        why = _unlisted_doom(scene, intent)
+        if intent.instance_id is None or why is None or intent.nonce in closed:
             continue
         first = intent.state != "closing"
-        why = "its time is over" if intent.expires_ms <= scene.now_ms else everything
-        if first and why is None:
-            continue
-        reason = (why if first else intent.reason) or "to be destroyed"
-        settle = (Settle(intent.nonce, "closing", intent.instance_id, reason),) if first else ()
-        free = (FreeTasks(intent.nonce, reason),) if first or intent.nonce in scene.workers else ()
-        ends.append(_Ending(free, settle, Destroy(intent.instance_id, intent.nonce, reason)))
+        settle = (Settle(intent.nonce, "closing", intent.instance_id, why),) if first else ()
+        free = (FreeTasks(intent.nonce, why),) if first or intent.nonce in scene.workers else ()
+        ends.append(_Ending(free, settle, Destroy(intent.instance_id, intent.nonce, why)))
     return ends
+
+
+def _unlisted_doom(scene: _Scene, intent: Intent) -> str | None:
+    if intent.instance_id is None or any(row.id == intent.instance_id for row in scene.rows or ()):
+        return None
+    if intent.state == "closing":
+        return intent.reason or "to be destroyed"
+    return "its time is over" if intent.expires_ms <= scene.now_ms else _end_of_all(scene)
 
 
 def _drained(
@@ -453,7 +458,7 @@ def _settled(scene: _Scene, machines: Sequence[_Machine], dooms: Collection[str]
         if _is_gone(scene, intent, intent.lists_without + another):
             settles.append(Settle(intent.nonce, "closed", intent.instance_id, _epitaph(intent)))
             closed.append(intent)
-        elif another:
+        elif another and (intent.state == "closing" or _unlisted_doom(scene, intent) is None):
             settles.append(
                 Settle(intent.nonce, intent.state, intent.instance_id, intent.reason, missed_ms=scene.now_ms)
             )
