@@ -44,13 +44,14 @@ from provisioning.gateway_metrics import Metrics
 from provisioning.gateway_objects import Objects
 from provisioning.gateway_probes import Probes, Shares
 from provisioning.gateway_protocol import PatientProtocol
-from provisioning.gateway_results import BrokenContract, decode_json, plain
+from provisioning.gateway_results import BrokenContract, check, decode_json, plain
 from provisioning.gateway_state import State
 from provisioning.gateway_tokens import Machine, TokenRefused, Tokens
 from provisioning.gateway_upstream import Upstream, UpstreamSilent
 from workers.errors import OptionError, WhisperfleetError, one_line
+from workers.messages import Chunk, JobKeys, SpeakerPlan
 from workers.settings import Settings
-from workers.storage import open_storage
+from workers.storage import Storage, open_storage
 
 log = logging.getLogger(__name__)
 
@@ -95,17 +96,26 @@ class Gateway:
         shares = Shares(spec.canary_share, spec.duplicate_share)
         probes = Probes(shares) if shares.any else None
         book = LeaseBook()
+
+        def storage_of(lease: Lease) -> Storage:
+            return probes.store(lease) if lease.probe and probes is not None else opened(lease.storage)
+
         self.objects = Objects(
-            book, self.audit, lambda lease: opened(lease.storage), self._broken, probes, spec.public_s3
-        )  # fmt: skip
+            book,
+            self.audit,
+            storage_of,
+            self._broken,
+            spec.public_s3,
+            **({"learn": probes.handed, "stored": probes.stored} if probes is not None else {}),
+        )
         self.desk = Desk(
             upstream=self.upstream,
             state=self.state,
             audit=self.audit,
             metrics=self.metrics,
             public_url=spec.public_url.rstrip("/"),
-            check=self.objects.check,
-            measure=self.objects.measure,
+            check=lambda lease, status, output: check(lease, status, output, self.objects.reader(lease)),
+            measure=lambda lease: audio_ms(lease, storage_of(lease)),
             prober=probes,
             book=book,
         )
@@ -319,6 +329,20 @@ def _decoded(body: bytes) -> Any:
         return decode_json(body)
     except BrokenContract as error:
         raise Refused(400, f"sends what is no JSON: {error}") from error
+
+
+def audio_ms(lease: Lease, storage: Storage) -> int:
+    """How much audio a task is about, 0 where that means nothing; blocking.
+
+    Raises ObjectMissing until the chunk is cut, and what reading the store raises.
+    """
+    keys = JobKeys(lease.job)
+    if lease.kind == "transcribe_chunk":
+        return Chunk.model_validate_json(storage.get_bytes(keys.chunk(lease.index or 0))).audio.duration_ms
+    if lease.kind == "diarize_chunk":
+        told = storage.get_bytes(keys.speaker_plan(str(lease.data.get("speakers"))))
+        return SpeakerPlan.model_validate_json(told).chunk_seconds * 1000
+    return 0
 
 
 # ---- running it ----

@@ -48,7 +48,7 @@ class Guard:
             return
         if scope["type"] != "http":
             return  # a websocket: the server answers 403 where nobody accepts
-        body = _Body(receive, send)
+        body = _Body(receive, send, whole=not _has_body(scope))
         try:
             most = await self._admit(scope)
         except HTTPException as refusal:
@@ -147,12 +147,12 @@ class _Body:
     An answer to a body that was not read whole ends the connection: else the rest would have to be waited for.
     """
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, whole: bool) -> None:
         self.most = 0
         self.sent: TokenBucket | None = None
         self._receive = receive
         self._send = send
-        self._whole = False
+        self._whole = whole
         self._received = 0
         self._began = time.monotonic()
 
@@ -180,6 +180,12 @@ class _Body:
         if message["type"] == "http.response.start" and not self._whole:
             message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
         await self._send(message)
+
+
+def _has_body(scope: Scope) -> bool:
+    """By HTTP/1.1's rule: only these two headers announce one."""
+    told = dict(scope["headers"])
+    return b"transfer-encoding" in told or told.get(b"content-length", b"0").strip() != b"0"
 
 
 def _climbs(raw: bytes) -> bool:

@@ -12,8 +12,9 @@ class Metrics:
     """Counters of one gateway, in a registry of its own. worker: the machine's nonce, which is no secret."""
 
     def __init__(self) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
+        disable_created_metrics()  # when a counter began is one more series each, and nobody asks for it
         self.registry = registry = CollectorRegistry()
         by_kind, by_worker = ("worker", "kind"), ("worker",)
         self.polls = Counter("whisperfleet_gateway_polls", "Polls by rented machines.", by_kind, registry=registry)
