@@ -24,7 +24,7 @@ from tests.emulator.clock import RealClock, VirtualClock
 from tests.emulator.contracts import Container, Contract, Fate, Flaw, Launch, Stuck, Timing, Worker
 from tests.emulator.faults import FAULTS, Faults, Rule
 from tests.emulator.invariants import assert_invariants
-from tests.emulator.limits import SCOPES, Key
+from tests.emulator.limits import SCOPES, TOLERANCE_S, Key
 from tests.emulator.market import Machine, Market
 from tests.emulator.processes import ProcessLauncher
 from tests.emulator.server import HttpServer, control_body
@@ -77,7 +77,8 @@ class VastEmulator:
         self.clock: VirtualClock | RealClock = clock or VirtualClock()
         self.switches = Switches()
         self.world = World(self.clock, self.rng, timing or Timing(), Decimal(str(credit)), launch)
-        self.api = Api(self.world, self.switches, lambda: self.url)
+        speed = self.clock.speed if isinstance(self.clock, RealClock) else 1.0
+        self.api = Api(self.world, self.switches, lambda: self.url, TOLERANCE_S * speed)
         self._server = HttpServer(self._handle, self.clock.now, lambda: self.clock.now() + self.world.skew, port)
         self._stack = ExitStack()
         self._price_walk = price_walk

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.emulator.api import Answer, Call
-from tests.emulator.contracts import GPU_BILLED, STOPPED
+from tests.emulator.contracts import GPU_BILLED, STOPPED, Unsettled
 from tests.emulator.limits import GAPS_S
 from tests.emulator.renting import GAP, IMAGE, client_of, error_of, rent, rented, row_of, running, some_offer
 from tests.vast_emulator import (
@@ -318,6 +318,29 @@ def test_a_program_that_ends_leaves_an_exited_instance(vast: VastEmulator, clien
     assert (row["actual_status"], row["cur_state"], row["intended_status"]) == ("exited", "running", "running")
 
 
+def test_what_is_not_settled_can_be_switched(vast: VastEmulator, client: Any) -> None:
+    number = running(vast, client, disk=72.0)
+    vast.world.unsettled.stopped_status = "stopped"
+    vast.world.unsettled.stopped_storage_factor = Decimal(1)
+    vast.world.unsettled.exited_bills_gpu = True
+    vast.worker_exited(number)
+    before = vast.truth().exact
+    vast.advance(3600)
+    assert vast.truth().exact - before == Fraction("0.265")
+    client.stop_instance(number)
+    assert row_of(vast, number)["actual_status"] == "stopped"
+    before = vast.truth().exact
+    vast.advance(3600)
+    assert vast.truth().exact - before == Fraction("0.015")
+
+
+def test_offers_may_be_of_several_gpus(vast: VastEmulator, client: Any) -> None:
+    vast.market.add("H100 SXM", num_gpus=8, dph="16")
+    (offer,) = client.search_offers({"num_gpus": {"gt": 1}})
+    assert (offer["num_gpus"], offer["dph_base"], offer["gpu_total_ram"]) == (8, 16.0, 8 * offer["gpu_ram"])
+    assert row_of(vast, rented(vast, client, id=offer["id"], price=9.0))["num_gpus"] == 8
+
+
 # ---- money ----
 
 EVENTS = ("rent", "stop", "start", "preempt", "lent", "host", "host back", "exit", "bid", "destroy")
@@ -374,7 +397,7 @@ def apply_event(emulator: VastEmulator, event: str, which: int) -> None:
 
 
 def rate_by_hand(contract: Any) -> Fraction:
-    row = contract.row(0.0, 0.0, Decimal(1))
+    row = contract.row(0.0, 0.0, Unsettled())
     state = row["actual_status"]
     if state == "offline":
         return Fraction(0)

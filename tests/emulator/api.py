@@ -116,10 +116,10 @@ class Switches:
 class Api:
     """Thread-safe. before, after: what faults do to a call."""
 
-    def __init__(self, world: World, switches: Switches, url: Callable[[], str]) -> None:
+    def __init__(self, world: World, switches: Switches, url: Callable[[], str], tolerance_s: float) -> None:
         self.world = world
         self.switches = switches
-        self.limiter = Limiter()
+        self.limiter = Limiter(tolerance_s)
         self.keys: dict[str, Key] = {}
         self.calls: list[Call] = []
         self.before: Callable[[Call], Answer | None] = lambda call: None
@@ -289,7 +289,7 @@ class Api:
             return [self._row(each, now) for each in self.world.contracts.values() if each.listed(now)]
 
     def _row(self, contract: Contract, now: float) -> Row:
-        return contract.row(now, self.world.skew, self.world.stopped_storage_factor)
+        return contract.row(now, self.world.skew, self.world.unsettled)
 
     def _list_v0(self, call: Call) -> Any:
         raise ApiError(410, "deprecated_endpoint", "Use /api/v1/instances/")

@@ -87,7 +87,7 @@ class RealClock:
     """
 
     def __init__(self, speed: float = 1.0) -> None:
-        self._speed = speed
+        self.speed = speed
         self._start = time.time()
         self._origin = time.monotonic()
         self._agenda = _Agenda()
@@ -97,10 +97,10 @@ class RealClock:
         self._error: BaseException | None = None
 
     def now(self) -> float:
-        return self._start + (time.monotonic() - self._origin) * self._speed
+        return self._start + (time.monotonic() - self._origin) * self.speed
 
     def sleep(self, seconds: float) -> None:
-        time.sleep(max(0.0, seconds) / self._speed)
+        time.sleep(max(0.0, seconds) / self.speed)
 
     def call_at(self, when: float, action: Action) -> None:
         with self._changed:
@@ -137,5 +137,5 @@ class RealClock:
                 if due is not None:
                     return due[1]
                 when = self._agenda.next_time()
-                self._changed.wait(None if when is None else max(0.0, when - self.now()) / self._speed)
+                self._changed.wait(None if when is None else max(0.0, when - self.now()) / self.speed)
         return None

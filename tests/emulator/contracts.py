@@ -72,6 +72,19 @@ class Timing:
 
 
 @dataclass
+class Unsettled:
+    """What no source settles, as the emulator takes it to be.
+
+    stopped_status: actual status of what was stopped. exited_bills_gpu: also while the program has ended by itself.
+    stopped_storage_factor: storage costs more while stopped, the docs say "often".
+    """
+
+    stopped_status: Literal["exited", "stopped"] = "exited"
+    exited_bills_gpu: bool = False
+    stopped_storage_factor: Decimal = Decimal("1.25")
+
+
+@dataclass
 class Fate:
     """What goes wrong with one create; a list of faults decides."""
 
@@ -170,23 +183,25 @@ class Contract:
 
     # ---- money ----
 
-    def rates(self, stopped_storage_factor: Decimal) -> tuple[Fraction, Fraction, Fraction]:
+    def rates(self, unsettled: Unsettled) -> tuple[Fraction, Fraction, Fraction]:
         """GPU, storage and traffic in dollars per hour, now."""
         nothing = Fraction(0)
         if not self.alive or self.actual == "offline":
             return nothing, nothing, nothing
-        gpu = Fraction(self.price) if self.actual in GPU_BILLED else nothing
+        ended = self.actual == "exited" and self.current == "running"
+        billed = self.actual in GPU_BILLED or (ended and unsettled.exited_bills_gpu)
+        gpu = Fraction(self.price) if billed else nothing
         storage = storage_per_hour(self.machine.storage_cost, self.disk_gb)
         if self.current == "stopped" or self.actual in STOPPED:
-            storage *= Fraction(stopped_storage_factor)
+            storage *= Fraction(unsettled.stopped_storage_factor)
         pulling = self.pull_gb_per_s if self.actual == "loading" else nothing
         return gpu, storage, pulling * 3600 * Fraction(self.machine.inet_down_cost)
 
-    def settle(self, now: float, stopped_storage_factor: Decimal) -> None:
+    def settle(self, now: float, unsettled: Unsettled) -> None:
         """Book what has run up since the last change."""
         if now <= self.since:
             return
-        gpu, storage, traffic = self.rates(stopped_storage_factor)
+        gpu, storage, traffic = self.rates(unsettled)
         segment = Segment(self.since, now, self.actual, gpu, storage, traffic)
         self.since = now
         if not self.alive:
@@ -219,7 +234,7 @@ class Contract:
             "CONTAINER_API_KEY": self.key,
             "VAST_CONTAINERLABEL": f"C.{self.id}",
             "PUBLIC_IPADDR": "127.0.0.1",
-            "GPU_COUNT": "1",
+            "GPU_COUNT": str(self.machine.num_gpus),
         }
         given = {name: value for name, value in self.environment.items() if not name.startswith("-")}
         return Container(
@@ -234,13 +249,13 @@ class Contract:
             exited=lambda code: exited(self.id, code),
         )
 
-    def row(self, now: float, skew: float, stopped_storage_factor: Decimal) -> Row:
+    def row(self, now: float, skew: float, unsettled: Unsettled) -> Row:
         """skew: how far the market's clock is ahead, seconds."""
         machine = self.machine
         storage = float(storage_per_hour(machine.storage_cost, self.disk_gb))
         base = float(self.price)
         running = self.actual == "running"
-        factor = float(stopped_storage_factor) if self.current == "stopped" else 1.0
+        factor = float(unsettled.stopped_storage_factor) if self.current == "stopped" else 1.0
         return {
             "id": self.id,
             "label": self.label,
@@ -269,7 +284,7 @@ class Contract:
             "inet_up": machine.inet_up,
             "inet_down_cost": float(machine.inet_down_cost),
             "inet_up_cost": float(machine.inet_up_cost),
-            "num_gpus": 1,
+            "num_gpus": machine.num_gpus,
             "gpu_name": machine.gpu_name,
             "gpu_ram": machine.gpu_ram,
             "gpu_util": 0.0 if running else None,

@@ -20,7 +20,7 @@ GAPS_S = {
 }
 CREATE_PENALTY_S = 12.0  # a create that came too early has to wait for that long from then
 SEARCHES, SEARCH_WINDOW_S = 10, 60.0
-# A client that waits exactly as long as it must is not at fault for how fast its packets travel.
+# Real seconds: a client that waits exactly as long as it must is not at fault for how fast its packets travel.
 TOLERANCE_S = 0.05
 
 SCOPES = frozenset({"misc", "instance_read", "instance_write", "user_read", "user_write", "billing_read"})
@@ -40,7 +40,8 @@ class Key:
 class Limiter:
     """Remembers calls by endpoint and key. Calls that come too early are counted, and do not push the gap further."""
 
-    def __init__(self) -> None:
+    def __init__(self, tolerance_s: float = TOLERANCE_S) -> None:
+        self._tolerance_s = tolerance_s
         self.violations: list[tuple[float, str, str]] = []  # when, endpoint, name of the key
         self._next: dict[tuple[str, str], float] = {}
         self._searches: dict[str, deque[float]] = defaultdict(deque)
@@ -48,7 +49,7 @@ class Limiter:
     def wait_s(self, endpoint: str, key: str, now: float) -> float:
         """Note a call. 0: it may pass; else so many seconds too early, and noted as a violation."""
         wait = self._search_wait(key, now) if endpoint == "search" else self._gap_wait(endpoint, key, now)
-        if wait > TOLERANCE_S:
+        if wait > self._tolerance_s:
             self.violations.append((now, endpoint, key))
             if endpoint == "create":
                 self._next[endpoint, key] = now + CREATE_PENALTY_S
@@ -60,13 +61,13 @@ class Limiter:
         if gap is None:
             return 0.0
         wait = self._next.get((endpoint, key), now) - now
-        if wait <= TOLERANCE_S:
+        if wait <= self._tolerance_s:
             self._next[endpoint, key] = now + gap
         return wait
 
     def _search_wait(self, key: str, now: float) -> float:
         recent = self._searches[key]
-        while recent and recent[0] <= now - SEARCH_WINDOW_S + TOLERANCE_S:
+        while recent and recent[0] <= now - SEARCH_WINDOW_S + self._tolerance_s:
             recent.popleft()
         if len(recent) >= SEARCHES:
             return recent[0] + SEARCH_WINDOW_S - now

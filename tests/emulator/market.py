@@ -1,7 +1,7 @@
 """Machines with GPUs to let: offers, their rows as the API tells them, prices that wander, and other people's rents.
 
-Prices are exact decimals in dollars per hour. A machine lets each of its GPUs by itself; each free one is an offer, and
-what is let or given back comes with another offer id next time.
+Prices are exact decimals in dollars per hour. A machine lets each of its slots by itself, most of them one GPU; each
+free one is an offer, and what is let or given back comes with another offer id next time.
 """
 
 import itertools
@@ -19,7 +19,10 @@ _CENT = Decimal("0.0001")
 
 @dataclass
 class Slot:
-    """One GPU of a machine. ask_id None: it is not offered. rival_bid: what somebody else pays to hold it."""
+    """What a machine lets at once, most often one GPU.
+
+    ask_id None: it is not offered. rival_bid: what somebody else pays to hold it.
+    """
 
     machine: "Machine"
     index: int
@@ -59,6 +62,7 @@ class Machine:
     hosting_type: int
     geolocation: str
     dlperf: float
+    num_gpus: int = 1
     online: bool = True
     slots: list[Slot] = field(default_factory=list)
     first_dph: Decimal = Decimal(0)
@@ -107,8 +111,12 @@ class Market:
         geolocation: str = "Sweden, SE",
         dlperf: float = 100.0,
         host_id: int | None = None,
+        num_gpus: int = 1,
     ) -> Machine:
-        """Another machine. min_bid None: half of dph. Names of GPUs have spaces."""
+        """Another machine, with `gpus` offers of `num_gpus` GPUs each, and prices for these.
+
+        min_bid None: half of dph. Names of GPUs have spaces.
+        """
         price = decimal(dph)
         lowest = decimal(min_bid) if min_bid is not None else (price / 2).quantize(_CENT)
         number = next(self._machine_ids)
@@ -133,6 +141,7 @@ class Market:
             hosting_type=hosting_type,
             geolocation=geolocation,
             dlperf=dlperf,
+            num_gpus=num_gpus,
             first_dph=price,
             first_min_bid=lowest,
         )
@@ -258,9 +267,9 @@ def offer_row(slot: Slot, bid: bool, disk: float, now: float) -> Row:
         "machine_id": machine.id,
         "host_id": machine.host_id,
         "gpu_name": machine.gpu_name,
-        "num_gpus": 1,
+        "num_gpus": machine.num_gpus,
         "gpu_ram": machine.gpu_ram,
-        "gpu_total_ram": machine.gpu_ram,
+        "gpu_total_ram": machine.gpu_ram * machine.num_gpus,
         "compute_cap": machine.compute_cap,
         "cuda_max_good": machine.cuda,
         "driver_version": "570.86.15",

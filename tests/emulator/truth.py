@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from tests.emulator.api import Api, Call, charge_items
 from tests.emulator.contracts import GPU_BILLED, Contract
+from tests.emulator.market import storage_per_hour
 from tests.emulator.world import World
 
 MUTATING = ("destroy", "state", "bid", "reboot", "command")
@@ -13,7 +14,7 @@ MUTATING = ("destroy", "state", "bid", "reboot", "command")
 
 @dataclass(frozen=True)
 class InstanceTruth:
-    """history: (epoch seconds, actual status) at each change."""
+    """usd_per_hour: GPU and storage while it runs. history: (epoch seconds, actual status) at each change."""
 
     id: int
     label: str
@@ -21,6 +22,7 @@ class InstanceTruth:
     foreign: bool
     alive: bool
     is_bid: bool
+    usd_per_hour: float
     usd: float
     gpu_usd: float
     storage_usd: float
@@ -87,6 +89,7 @@ def tell(world: World, api: Api) -> Truth:
 
 def _instance(contract: Contract) -> InstanceTruth:
     items = charge_items(contract, 0.0, float("inf"))
+    storage = storage_per_hour(contract.machine.storage_cost, contract.disk_gb)
     return InstanceTruth(
         id=contract.id,
         label=contract.label,
@@ -94,6 +97,9 @@ def _instance(contract: Contract) -> InstanceTruth:
         foreign=contract.foreign,
         alive=contract.alive,
         is_bid=contract.is_bid,
+        usd_per_hour=float(
+            Fraction(contract.price) + storage_per_hour(contract.machine.storage_cost, contract.disk_gb)
+        ),
         usd=float(contract.spent),
         gpu_usd=float(items["gpu"]),
         storage_usd=float(items["disk"]),

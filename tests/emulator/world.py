@@ -14,7 +14,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from tests.emulator.clock import Clock
-from tests.emulator.contracts import STUCK_MESSAGES, Contract, Fate, Launch, Timing
+from tests.emulator.contracts import STOPPED, STUCK_MESSAGES, Contract, Fate, Launch, Timing, Unsettled
 from tests.emulator.market import Machine, Market, Slot
 
 _CENT = Decimal("0.0001")
@@ -40,7 +40,7 @@ class Unavailable(Exception):
 
 
 class World:
-    """One account on one market. stopped_storage_factor: storage costs more while stopped, by the docs 'often'."""
+    """One account on one market. credit: dollars paid in."""
 
     def __init__(
         self,
@@ -49,7 +49,6 @@ class World:
         timing: Timing,
         credit: Decimal,
         launch: Launch | None,
-        stopped_storage_factor: Decimal = Decimal("1.25"),
     ) -> None:
         self.clock = clock
         self.market = Market(rng)
@@ -57,8 +56,7 @@ class World:
         self.contracts: dict[int, Contract] = {}
         self.account_environment: dict[str, str] = {}
         self.credit = Fraction(credit)  # paid in; what was spent is not taken off
-        self.stopped_storage_factor = stopped_storage_factor
-        self.stopped_looks_stopped = False  # actual_status of a stopped instance: exited (as observed) or stopped
+        self.unsettled = Unsettled()
         self.fate: Callable[[Slot], Fate] = lambda slot: Fate()
         self.skew = 0.0
         self.peak_alive = 0
@@ -213,7 +211,7 @@ class World:
         """False: the machine is full, and the start is queued until it is not."""
         with self.changing():
             contract.wanted = "running"
-            if contract.holds_gpu and contract.actual == "exited":
+            if contract.holds_gpu and contract.actual in STOPPED:
                 self._boot(contract)
             if contract.holds_gpu:
                 return True
@@ -291,7 +289,7 @@ class World:
     def _off(self, contract: Contract) -> None:
         contract.phase += 1
         self._kill_worker(contract)
-        self._state(contract, "stopped" if self.stopped_looks_stopped else "exited", "stopped")
+        self._state(contract, self.unsettled.stopped_status, "stopped")
 
     def _give_back(self, contract: Contract) -> None:
         if contract.holds_gpu:
@@ -390,7 +388,7 @@ class World:
         self._credit_phase += 1
         phase = self._credit_phase
         billing = [contract for contract in self.contracts.values() if contract.alive]
-        rate = sum((sum(contract.rates(self.stopped_storage_factor)) for contract in billing), Fraction(0))
+        rate = sum((sum(contract.rates(self.unsettled)) for contract in billing), Fraction(0))
         if not rate:
             return
         left = self.credit_left()
@@ -469,7 +467,7 @@ class World:
             contract.running_since = None
 
     def _settle(self, contract: Contract, now: float) -> None:
-        contract.settle(now, self.stopped_storage_factor)
+        contract.settle(now, self.unsettled)
 
     def _kill_worker(self, contract: Contract) -> None:
         worker, contract.worker = contract.worker, None
