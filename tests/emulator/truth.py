@@ -97,9 +97,7 @@ def _instance(contract: Contract) -> InstanceTruth:
         foreign=contract.foreign,
         alive=contract.alive,
         is_bid=contract.is_bid,
-        usd_per_hour=float(
-            Fraction(contract.price) + storage_per_hour(contract.machine.storage_cost, contract.disk_gb)
-        ),
+        usd_per_hour=float(Fraction(contract.price) + storage),
         usd=float(contract.spent),
         gpu_usd=float(items["gpu"]),
         storage_usd=float(items["disk"]),
