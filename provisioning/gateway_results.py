@@ -88,9 +88,25 @@ def decode_json(body: bytes, most_bytes: int = MOST_OUTPUT_BYTES) -> Any:
     if len(body) > most_bytes:
         raise BrokenContract(f"It has {len(body)} bytes where {most_bytes} are the most.")
     try:
-        return pydantic_core.from_json(body, allow_inf_nan=False)
+        decoded = pydantic_core.from_json(body, allow_inf_nan=False)
     except (ValueError, RecursionError) as error:
         raise BrokenContract(f"It is no JSON: {plain(str(error), 100)}.") from None
+    if not _is_finite(decoded):  # 1e999 is read as infinity even so
+        raise BrokenContract("It has a number that is too large to be one.")
+    return decoded
+
+
+def _is_finite(decoded: Any) -> bool:
+    waiting = [decoded]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+        elif isinstance(part, float) and not math.isfinite(part):
+            return False
+    return True
 
 
 def check(lease: Lease, status: str, output: Any, read_object: ReadObject) -> Verdict:

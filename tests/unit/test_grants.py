@@ -1,6 +1,5 @@
 """Which objects a rented machine may touch: exactly those that the stages do, found out by running them."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from provisioning import grants
+from provisioning.gateway_probes import MemoryStorage
 from provisioning.grants import Grant, NoGrant, granted, reach_ms, shown
 from tests.support.objects import (
     CUTS_MS,
@@ -37,13 +37,13 @@ from workers.spans import SAMPLES_PER_MS, Span
 from workers.stages.diarize import diarize_chunk
 from workers.stages.language import detect_language
 from workers.stages.recognize import transcribe_chunk
-from workers.storage import LocalStorage, Storage
+from workers.storage import Storage
 from workers.transcript import SpeakerTurn
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return LocalStorage(tmp_path / "objects", own=True)
+def storage() -> Storage:
+    return MemoryStorage({})
 
 
 def transcribe(storage: Storage, index: int = 1) -> Recorded:
