@@ -145,6 +145,13 @@ class Chunks:
         found: dict[str, Any] = self.http.get(f"/workflow/{self.workflow_id}?includeTasks=true").json()
         return found
 
+    def ended(self, within_s: float = 15) -> str:
+        """The workflow's status once it is over, or when the time is."""
+        ends = time.monotonic() + within_s
+        while (status := str(self.state()["status"])) == "RUNNING" and time.monotonic() < ends:
+            time.sleep(0.05)
+        return status
+
     def attempts(self, reference: str) -> list[dict[str, Any]]:
         """All attempts of a task, the first one first."""
         tasks = [task for task in self.state()["tasks"] if task["referenceTaskName"] == reference]
@@ -160,7 +167,7 @@ class Chunks:
             "chunk": chunk,
             "language": "en",
             "segments": (said,),
-            "decodes": (Decode(settings={"beam_size": 5}, score=-0.2),),
+            "decodes": (Decode(settings={"beam_size": 5}, score=-0.2, kept=True),),
             "worker": "whoever",
             "attempts": 1,
             "seconds": {"inference": 0.5},
