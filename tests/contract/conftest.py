@@ -1,11 +1,18 @@
-"""The storages that the contract is checked against: the real adapters, S3 served by moto on this machine."""
+"""The storages that the contract is checked against: the real adapters, S3 served by moto on this machine.
+
+The gateway's is served by the gateway's own routes over a folder, with everything granted: what it refuses to whom is
+another matter (tests/integration/test_gateway_objects.py), here it is a storage like the others.
+"""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
 
+from provisioning.gateway_leases import Lease
+from tests.support.objects import OpenObjects, Served, lease, serve
 from workers.settings import Settings
 from workers.storage import Storage, open_storage
 
@@ -49,11 +56,26 @@ def s3_endpoint(_credentials: None) -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A gateway; the storage of a lease is the folder that it names."""
+
+    def opened(one: Lease) -> Storage:
+        return open_storage(one.storage, settings_with(Path(one.storage).parent))
+
+    with serve(tmp_path_factory.mktemp("gateway"), opened, OpenObjects) as served:
+        yield served
+
+
+@pytest.fixture(params=["local", "s3", "gateway"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, fresh_prefix: Callable[[], str]) -> Storage:
     """Every adapter in turn, empty."""
     if request.param == "local":
         return open_storage(str(tmp_path / "objects"), settings_with(tmp_path / "home"))
+    if request.param == "gateway":
+        served: Served = request.getfixturevalue("gateway")
+        address = served.add(replace(lease(), storage=str(tmp_path / "objects")))
+        return open_storage(address, settings_with(tmp_path / "home"))
     endpoint: str = request.getfixturevalue("s3_endpoint")
     return open_storage(f"s3://{BUCKET}/{fresh_prefix()}", settings_with(tmp_path / "home", endpoint))
 
