@@ -252,6 +252,31 @@ def test_a_higher_bid_wins_the_gpu_back(vast: VastEmulator, client: Any) -> None
     assert row_of(vast, number)["actual_status"] == "running"
 
 
+def test_what_is_stopped_while_it_boots_does_not_run_later(vast: VastEmulator, client: Any) -> None:
+    stopped, outbid = rented(vast, client), rented(vast, client)
+    for number in (stopped, outbid):
+        assert vast.contract(number).actual in ("created", "loading", None)
+    client.stop_instance(stopped)
+    vast.preempt(outbid)
+    vast.advance(3_600)
+    assert [vast.contract(number).actual for number in (stopped, outbid)] == ["exited", "exited"]
+
+
+def test_a_bid_that_loses_stays_stopped_and_a_lower_one_stops(vast: VastEmulator, client: Any) -> None:
+    number = running(vast, client)
+    vast.preempt(number)
+    client.change_bid(number, 0.24)
+    vast.advance(600)
+    assert row_of(vast, number)["actual_status"] == "exited"
+    other = running(vast, client)
+    client.change_bid(other, 0.15)
+    vast.advance(600)
+    assert row_of(vast, other)["cur_state"] == "stopped"
+    client.change_bid(other, 0.25)
+    vast.advance(600)
+    assert row_of(vast, other)["actual_status"] == "running"
+
+
 def test_an_on_demand_rival_is_not_outbid(vast: VastEmulator, client: Any) -> None:
     number = running(vast, client)
     vast.preempt(number, on_demand=True)

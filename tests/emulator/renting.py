@@ -19,7 +19,9 @@ def client_of(vast: VastEmulator, key: str | None = None) -> Any:
 
 
 def some_offer(vast: VastEmulator) -> int:
-    return next(slot.ask_id for slot in vast.market.all_slots() if slot.ask_id is not None and slot.machine.online)
+    """One that nobody else bids for."""
+    slots = [slot for slot in vast.market.all_slots() if slot.machine.online and slot.rival_bid is None]
+    return next(slot.ask_id for slot in slots if slot.ask_id is not None)
 
 
 def rent(vast: VastEmulator, client: Any, **changes: Any) -> Any:
