@@ -1,8 +1,8 @@
 """What must hold before a machine is rented: each check is small, asks little, and says what to do.
 
 `fleet doctor` shows all of them; `up` and `run` go through the same ones and stop at the first that fails, so that
-what is refused late costs nothing. What only a rented machine could tell (is the gateway reached from everywhere?) is
-not here: `provisioning.live_probe` rents one for it.
+what is refused late costs nothing. Whether the gateway is reached from everywhere
+only a rented machine could tell: here it is its address, its certificate and its answer to this machine that count.
 """
 
 import email.utils
@@ -130,9 +130,7 @@ def gateway_public(url: str | None, market_is_here: bool = False, resolve: Resol
             raise OptionError(f"The gateway {url} is without TLS, so all on the way could read its tokens: use https.")
         found = (resolve or _addresses)(host, parts.port or 443)
         if not found:
-            raise ServerError(
-                f"The gateway's name {host} is not known to the internet's name servers: check --gateway."
-            )
+            raise ServerError(f"The gateway's name {host} is known to no name server: check --gateway.")
         private = [address for address in found if not ipaddress.ip_address(address).is_global]
         if private:
             raise ServerError(
@@ -213,7 +211,7 @@ def account_ready(place: "Place") -> str:
         )
     if account.credit_usd <= 0:
         raise CloudRefused(
-            f"Your Vast.ai account has no credit left (${account.credit_usd:.2f}): add some at cloud.vast.ai/billing."
+            "Your Vast.ai account has no credit left: add some on its page of billing, and a fleet can begin."
         )
     return f"${account.credit_usd:.2f} of credit, no environment variables"
 

@@ -11,7 +11,7 @@ from typing import Self
 from provisioning.cloud import OfferQuery
 from provisioning.demand import ConductorDemand, DemandSource, Gateway, GatewayAdmin, GatewaySilent
 from provisioning.fleet import Demand, Limits, WorkerNews
-from provisioning.fleet_display import FleetDisplay
+from provisioning.fleet_display import NOBODY_SAID_USD, FleetDisplay
 from provisioning.fleet_glance import books, glance, note_limits
 from provisioning.fleet_offering import Wanted, specification
 from provisioning.fleet_place import Place
@@ -26,7 +26,6 @@ START_S = 30.0  # the market's client alone takes a second or two to load
 PATIENCE_S = 15 * 60.0
 HOLD_S = 900.0
 """What `up` has rented is kept for so long although nothing waits yet: a boot takes minutes, and so does a command."""
-NOBODY_SAID_USD = 1e6  # the budget of a fleet that ends and whose database is lost: it is not what ends it
 
 
 class Stoppable(Controller):
@@ -131,18 +130,24 @@ def follow(
 
 
 def hold(running: Running, wanted: Wanted, hold_s: float, now_ms: int) -> Callable[[FleetStatus], None]:
-    """Keep `min_gpus` machines until there was work, or for `hold_s`; from then on as many as the work needs."""
+    """Keep `min_gpus` machines while there is work, and before there was any for `hold_s`; none where all is done.
+
+    Leaves it to whoever wishes otherwise meanwhile. The result is to be called with each status.
+    """
     end_ms = now_ms + round(hold_s * 1000)
-    running.ledger.wish(Wish(min_instances=wanted.min_gpus))
-    held = [True]
+    wishes = [Wish(min_instances=wanted.min_gpus)]
+    running.ledger.wish(wishes[-1])
+    worked = False
 
     def look(now: FleetStatus) -> None:
-        work = now.demand.queued_tasks + now.demand.held_tasks
-        if held[0] and (work > 0 or now.at_ms >= end_ms):
-            held[0] = False
-            before = running.ledger.wished()
-            if before == Wish(min_instances=wanted.min_gpus):  # nobody has wished otherwise since
-                running.ledger.wish(Wish(min_instances=0))
+        nonlocal worked
+        work = now.demand.queued_tasks + now.demand.held_tasks > 0
+        worked = worked or work
+        keeps = work or not now.demand.known or (not worked and now.at_ms < end_ms)
+        wanted_now = Wish(min_instances=wanted.min_gpus if keeps else 0)
+        if wanted_now != wishes[-1] and running.ledger.wished() == wishes[-1]:
+            running.ledger.wish(wanted_now)
+            wishes.append(wanted_now)
 
     return look
 

@@ -24,6 +24,7 @@ WIDTH = 80
 BAR_WIDTH = 24
 PLAIN_SILENCE_S = 30.0  # a log without a line for longer looks dead
 ALARMS = 3  # the newest; `--json` has all
+NOBODY_SAID_USD = 1e6  # a budget that is none: the database is lost, and with it what was said
 FRAME_LINES = 10  # of a drawn fleet that are no machines: three of totals, the head, the sum, alarms, lines between
 
 PHASES = {"run": "running", "up": "renting", "drain": "draining", "down": "closing", "alone": "without a controller"}
@@ -188,7 +189,7 @@ def _totals(status: FleetStatus) -> "list[Text]":
     first = Text.assemble(
         ("Fleet  ", "bright_black"), (status.fleet, "bold"), f"  {_phase(status)}, {_count_machines(status)}"
     )
-    share = min(1.0, status.spent_usd / status.max_usd) if status.max_usd > 0 else 1.0
+    share = min(1.0, status.spent_usd / status.max_usd) if _has_budget(status) else 0.0
     full = round(share * BAR_WIDTH)
     money = Text.assemble(
         ("Spent  ", "bright_black"),
@@ -281,18 +282,26 @@ def _phase(status: FleetStatus) -> str:
 
 
 def _count_machines(status: FleetStatus) -> str:
-    noun = "machine" if status.target == 1 else "machines"
+    """`8 machines (6 busy, 2 booting)`, or `6 machines of 8 (…)` where that is not what is wanted."""
+    noun = "machine" if status.live == 1 else "machines"
+    wanted = "" if status.live == status.target else f" of {status.target}"
     states = ", ".join(f"{count} {state}" for state, count in sorted(status.by_state.items()))
-    return f"{status.live} of {status.target} {noun}" + (f" ({states})" if states else "")
+    return f"{status.live} {noun}{wanted}" + (f" ({states})" if states else "")
+
+
+def _has_budget(status: FleetStatus) -> bool:
+    return 0 < status.max_usd < NOBODY_SAID_USD
 
 
 def _money(status: FleetStatus) -> str:
-    return f"${dollars(status.spent_usd)} of ${status.max_usd:.2f}"
+    return f"${dollars(status.spent_usd)}" + (f" of ${status.max_usd:.2f}" if _has_budget(status) else "")
 
 
 def _pace(status: FleetStatus) -> str:
     if status.usd_per_hour < 0.0005:  # less than a tenth of a cent, which is the least that is shown
         return "nothing bills"
+    if not _has_budget(status):
+        return f"${status.usd_per_hour:.2f}/h"
     left_ms = max(0.0, status.max_usd - status.spent_usd) / status.usd_per_hour * 3_600_000
     return f"lasts {short_time(round(left_ms))} at ${status.usd_per_hour:.2f}/h"
 

@@ -7,6 +7,7 @@ from provisioning.cloud import CloudRefused, Offer, OfferQuery
 from provisioning.fleet import Limits, Speeds
 from provisioning.fleet_place import Place
 from provisioning.offers import Ranked
+from provisioning.policy import NO_MORE
 from provisioning.renting import RENTED_KINDS, FleetSpec
 from workers.errors import OptionError
 
@@ -117,17 +118,16 @@ def ensure_worthwhile(place: Place, wanted: Wanted, speeds: Speeds, spent_usd: f
 
 
 def ensure_affordable(place: Place, wanted: Wanted, found: list[Ranked], spent_usd: float) -> None:
+    """Raises CloudRefused where the budget, or what is left of it, pays not even one of these machines."""
     budget = wanted.budget or 0.0
-    if spent_usd > 0 and offers.budget_for_one(found, budget) is None:
-        if offers.budget_for_one(found, budget - spent_usd) is not None:
-            raise CloudRefused(
-                f"Fleet '{place.fleet}' has spent ${spent_usd:.2f} of its ${budget:g} already, and the rest pays no "
-                "machine: raise --budget, or begin a new account under another name by --fleet."
-            )
-        return
-    problem = offers.budget_for_one(found, budget - spent_usd)
+    problem = offers.budget_for_one(found, budget)
     if problem is not None:
         raise CloudRefused(problem)
+    if offers.budget_for_one(found, budget - spent_usd / NO_MORE) is not None:
+        raise CloudRefused(
+            f"Fleet '{place.fleet}' has spent ${spent_usd:.2f} of its ${budget:g} already, and the rest pays no "
+            "machine: raise --budget, or begin a new account under another name by --fleet."
+        )
 
 
 def nothing_found(place: Place, wanted: Wanted, seen: tuple[Offer, ...]) -> str:

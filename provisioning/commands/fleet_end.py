@@ -105,12 +105,9 @@ def _ask(place: "Place", mode: Literal["drain", "down"], patience_s: float, disp
     help="Expired for so long: it has ended itself by then, if it could.",
 )
 @wait_option
-@json_option
-@click.pass_context
 @fleet_options
-def reap(
-    context: click.Context, place: "Place", everything: bool, grace_s: float, patience_s: float, as_json: bool
-) -> None:
+@json_option
+def reap(place: "Place", everything: bool, grace_s: float, patience_s: float, as_json: bool) -> None:
     """End machines whose expiry, which is in their label, is past: without database, gateway or controller.
 
     Of all fleets of the account, or of the one that --fleet names. For cron, best on another machine, with a key that
@@ -123,7 +120,8 @@ def reap(
     from provisioning import reaper
     from workers.errors import OptionError
 
-    named = context.get_parameter_source("fleet") is not click.core.ParameterSource.DEFAULT
+    source = click.get_current_context().get_parameter_source("fleet")
+    named = source is not click.core.ParameterSource.DEFAULT
     if everything and not named:
         raise OptionError("--all ends every machine of a fleet: name the fleet by --fleet.")
     say = (lambda _: None) if as_json else print

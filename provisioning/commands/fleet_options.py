@@ -105,7 +105,8 @@ def _gathering(command: Decorated) -> Decorated:
         from provisioning.fleet_offering import Wanted
 
         names = {"tasks", "within_min", "ttl_h", *Wanted.__dataclass_fields__}
-        values = {name: given.pop(name) for name in list(given) if name in names and given[name] is not None}
+        said = {name: given.pop(name) for name in list(given) if name in names}
+        values = {name: value for name, value in said.items() if value is not None}
         for name, field, factor in (("within_min", "within_s", 60), ("ttl_h", "ttl_s", 3600)):
             if name in values:
                 values[field] = values.pop(name) * factor

@@ -80,14 +80,17 @@ def _tell_end(place: "Place", wanted: "Wanted", now: "FleetStatus", cancelled: b
     """Exit code 130 after Ctrl-C, and 8 where fewer are rented than were wanted, with the reason."""
     from provisioning.cloud import CloudRefused
 
-    rented = f"{now.live} of {wanted.gpus} machines are rented, for ${now.usd_per_hour:.2f} an hour"
+    verb = "machine is" if wanted.gpus == 1 else "machines are"
+    rented = f"{now.live} of {wanted.gpus} {verb} rented, for ${now.usd_per_hour:.2f} an hour"
     ends = f"`whisperfleet fleet down --fleet {place.fleet}` ends them."
     if cancelled:
         display.note(f"Cancelled: {rented}; {ends}" if now.lines else "Cancelled: nothing is rented.")
         sys.exit(CANCELLED)
     if now.live < wanted.gpus:
-        why = now.alarms[-1] if now.alarms else "The market had no more."
-        raise CloudRefused(f"{rented}: {why}" + (f" {ends}" if now.lines else ""))
+        why = now.alarms[-1] if now.alarms else "the market had no more."
+        if not now.lines:
+            raise CloudRefused(f"No machine is rented: {why}")
+        raise CloudRefused(f"Only {rented}: {why} {ends}")
     display.note(f"{rented}; `whisperfleet fleet watch --fleet {place.fleet}` shows them, {ends}")
 
 

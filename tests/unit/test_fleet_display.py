@@ -82,7 +82,7 @@ def test_what_is_asked_for_has_no_instance_yet_and_what_is_not_interruptible_say
 def test_the_totals_add_up() -> None:
     shown = status(line(1), line(2, usd_per_hour=0.2, chunks_done=30, rtfx=15.8, state="booting"))
     lines = drawn(shown)
-    assert lines[0] == "Fleet  default  running, 2 of 2 machines (1 booting, 1 busy)"
+    assert lines[0] == "Fleet  default  running, 2 machines (1 booting, 1 busy)"
     assert lines[1].startswith("Spent  $1.24 of $5.00 ")
     assert lines[1].endswith("lasts 7:20:38 at $0.51/h")
     assert lines[2] == "Work   3:12:40 of audio waits in 193 tasks, 12:00 in work, 2:03 left"
@@ -157,7 +157,8 @@ def test_warnings_the_newest_only_and_blindness_and_what_ends_the_fleet() -> Non
         ({"demand": Demand()}, "no work waits"),
         ({"demand": Demand(known=False)}, "work unknown: the server or the gateway does not answer"),
         ({"lines": ()}, "nothing bills"),
-        ({"max_usd": 0.0}, "$1.24 of $0.00"),
+        ({"max_usd": 0.0}, "Spent  $1.24 ━"),
+        ({"target": 8}, "1 machine of 8 (1 busy)"),
     ],
 )
 def test_what_is_not_there_is_said_in_words(changes: dict[str, Any], expected: str) -> None:
@@ -166,7 +167,7 @@ def test_what_is_not_there_is_said_in_words(changes: dict[str, Any], expected: s
 
 def test_the_summary_is_one_line() -> None:
     assert summary_line(status(line(rtfx=122.8), phase="drain")) == (
-        "Fleet default: draining, 1 of 1 machine (1 busy), $1.24 of $5.00 spent, $0.31 an hour, "
+        "Fleet default: draining, 1 machine (1 busy), $1.24 of $5.00 spent, $0.31 an hour, "
         "3:12:40 of audio waits in 193 tasks, 12:00 in work, 1:40 left"
     )
 
