@@ -43,7 +43,7 @@ from provisioning.gateway_leases import Lease, LeaseBook
 from provisioning.gateway_metrics import Metrics
 from provisioning.gateway_objects import Objects
 from provisioning.gateway_probes import Probes, Shares
-from provisioning.gateway_protocol import PatientProtocol
+from provisioning.gateway_protocol import patient
 from provisioning.gateway_results import BrokenContract, check, decode_json, plain
 from provisioning.gateway_state import State
 from provisioning.gateway_tokens import Machine, TokenRefused, Tokens
@@ -138,6 +138,11 @@ class Gateway:
 
     async def _broken(self, lease: Lease, reason: str) -> None:
         await self.desk.broken(lease, reason)
+
+    def slow(self, address: str, what: str) -> None:
+        """A connection was ended for its slowness."""
+        self.metrics.refusals.labels("slow").inc()
+        self.audit.refuse(what, source=address)
 
     async def keep(self) -> None:
         """Look after leases, for ever: first those of the gateway before this one."""
@@ -283,7 +288,16 @@ class _Routes:
             rented.tested_rtfx = float(rtfx)
         if isinstance(test, dict) and test.get("ok") is False and rented.refused is None:
             self._desk.disqualify(rented, f"its self-test failed: {plain(str(test.get('reason', '')), 200)}")
-        return JSONResponse({"time_ms": now_ms(), "drain": rented.draining, "stop": rented.refused is not None})
+        return JSONResponse(
+            {
+                "time_ms": now_ms(),
+                "drain": rented.draining,
+                "stop": rented.refused is not None,
+                # what its supervisor ends an idle machine by, should nobody else do it
+                "held": len(self._desk.book.of(machine.nonce)),
+                "last_task_ms": rented.last_task_ms,
+            }
+        )
 
     async def refused(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
@@ -403,7 +417,8 @@ async def running(
 ) -> AsyncIterator[Gateway]:
     """A gateway that answers at these two sockets, public and admin, while the block runs."""
     gateway = Gateway(spec, settings)
-    servers = [_server(gateway.public, spec), _server(gateway.admin, None)]
+    slow = gateway.slow
+    servers = [_server(gateway.public, slow, spec), _server(gateway.admin, slow, None)]
     tasks = [
         asyncio.create_task(server.serve([listener])) for server, listener in zip(servers, sockets, strict=True)
     ]  # fmt: skip
@@ -438,12 +453,12 @@ async def _wait_for_conductor(gateway: Gateway, spec: GatewaySpec, say: Callable
     )
 
 
-def _server(app: ASGIApp, spec: GatewaySpec | None) -> _Server:
+def _server(app: ASGIApp, slow: Callable[[str, str], None], spec: GatewaySpec | None) -> _Server:
     """spec: of the public side, which strangers reach."""
     return _Server(
         uvicorn.Config(
             app,
-            http=PatientProtocol,
+            http=patient(slow),
             ws="none",
             lifespan="off",
             loop="asyncio",

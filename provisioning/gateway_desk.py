@@ -7,6 +7,7 @@ than a few.
 
 import asyncio
 import contextlib
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ LONGEST_HOLD_MS = {"transcribe_chunk": 1_800_000, "detect_language": 1_800_000, 
 LONGEST_WAIT_S = 10  # that a machine may put a task aside for
 LOG_CHARACTERS, LOGS_A_TASK = 2_000, 100
 SWEEP_S = 5.0
+_TASK_ID = re.compile(r"[0-9a-fA-F-]{16,64}")  # a UUID; what else stands there in Conductor's API are words
 _STATUSES = ("IN_PROGRESS", "COMPLETED", "FAILED", "FAILED_WITH_TERMINAL_ERROR")
 _SHOWN = (
     "taskType", "taskDefName", "taskId", "workflowInstanceId", "referenceTaskName", "status", "workerId", "seq",
@@ -108,18 +110,24 @@ class Desk:
         return rented is not None and rented.revoked_ms is not None
 
     def strike(self, rented: Rented, reason: str, task: str | None = None) -> None:
-        """After MOST_STRIKES it gets no work any more; what it holds is taken back by the next sweep."""
+        """After MOST_STRIKES it gets no work any more."""
         rented.strikes.append(reason)
-        if len(rented.strikes) >= MOST_STRIKES and rented.refused is None:
-            rented.refused = f"{MOST_STRIKES} strikes, the last: {reason}"
         self.state.write(rented)
         self.metrics.strikes.labels(rented.nonce).inc()
-        self.audit.say("strike", rented.nonce, reason=reason, task=task, refused=rented.refused)
+        self.audit.say("strike", rented.nonce, reason=reason, task=task)
+        if len(rented.strikes) >= MOST_STRIKES and rented.refused is None:
+            self.disqualify(rented, f"{MOST_STRIKES} strikes, the last: {reason}")
 
     def disqualify(self, rented: Rented, reason: str) -> None:
+        """It gets no work any more, and what it holds is for others."""
         rented.refused = reason
         self.state.write(rented)
         self.audit.say("disqualified", rented.nonce, reason=reason)
+        self._later(self._take_what_it_holds(rented.nonce))
+
+    async def _take_what_it_holds(self, nonce: str) -> None:
+        with contextlib.suppress(UpstreamSilent):  # the next sweep tries again
+            await self._take_all(nonce, "its machine is not trusted any more")
 
     def drain(self, nonce: str) -> bool:
         """False for a machine nobody knows."""
@@ -244,6 +252,8 @@ class Desk:
 
         Raises Refused for every other task.
         """
+        if not _TASK_ID.fullmatch(task_id):
+            raise Refused(403, "asks for what is no task", task=plain(task_id, 40))
         lease = self.book.get(task_id)
         if lease is not None and lease.nonce == machine.nonce and lease.fresh(now_ms()):
             return lease
@@ -258,7 +268,7 @@ class Desk:
         if not isinstance(result, dict):
             raise Refused(400, "hands in what is no result of a task")
         task_id, status = result.get("taskId"), result.get("status")
-        if not isinstance(task_id, str) or not 0 < len(task_id) <= 64:
+        if not isinstance(task_id, str):
             raise Refused(400, "hands in a result without a task")
         lease = await self.held(machine, task_id)
         async with lease.telling:

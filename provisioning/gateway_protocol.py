@@ -5,6 +5,7 @@ answer, it keeps for ever: a few thousand of those, and nobody else gets in. Bod
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -15,11 +16,11 @@ READING_S = 60.0  # without taking a byte of an answer
 
 
 class PatientProtocol(H11Protocol):
-    """headers_s, reading_s: how long it waits, in seconds."""
+    """headers_s, reading_s: how long it waits, in seconds. slow hears of who was too slow: address, and in what."""
 
     headers_s = HEADERS_S
     reading_s = READING_S
-    ended_for_slowness = 0  # connections, of this process
+    slow: Callable[[str, str], None] = staticmethod(lambda address, what: None)
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -28,19 +29,19 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._headers_timer = self.loop.call_later(self.headers_s, self._end)
+        self._headers_timer = self.loop.call_later(self.headers_s, self._end, "the headers come too slowly")
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:  # the headers are whole, or wrong and answered so
             self._stop_headers()
         elif self._headers_timer is None:
-            self._headers_timer = self.loop.call_later(self.headers_s, self._end)
+            self._headers_timer = self.loop.call_later(self.headers_s, self._end, "the headers come too slowly")
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0] and self._headers_timer is None:
-            self._headers_timer = self.loop.call_later(self.headers_s, self._end)
+            self._headers_timer = self.loop.call_later(self.headers_s, self._end, "the headers come too slowly")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_headers()
@@ -50,15 +51,15 @@ class PatientProtocol(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._reading_timer is None:
-            self._reading_timer = self.loop.call_later(self.reading_s, self._end)
+            self._reading_timer = self.loop.call_later(self.reading_s, self._end, "the answer is not read")
 
     def resume_writing(self) -> None:
         self._stop_reading()
         super().resume_writing()
 
-    def _end(self) -> None:
+    def _end(self, what: str) -> None:
         """At once and with what is still unsent: whoever is that slow would not read it."""
-        PatientProtocol.ended_for_slowness += 1
+        self.slow(self.client[0] if self.client else "", what)
         self.transport.abort()
 
     def _stop_headers(self) -> None:
@@ -70,3 +71,8 @@ class PatientProtocol(H11Protocol):
         if self._reading_timer is not None:
             self._reading_timer.cancel()
             self._reading_timer = None
+
+
+def patient(slow: Callable[[str, str], None]) -> type[PatientProtocol]:
+    """The protocol for one server, which tells `slow`: uvicorn makes the objects itself."""
+    return type("Patient", (PatientProtocol,), {"slow": staticmethod(slow)})
