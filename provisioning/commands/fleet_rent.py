@@ -126,11 +126,11 @@ def run(
     from provisioning.reconcile import interruptible
 
     limits(wanted)
-    ensure_ready(place, image(place, wanted))
-    known = books(place)
-    adopted = any(intent.state != "closed" for intent in known.intents)
+    adopted = any(intent.state != "closed" for intent in books(place).intents)
+    if not adopted:
+        ensure_ready(place, image(place, wanted))
     with measured(metrics) as show, make_display(as_json, sys.stdout.isatty()) as display:
-        _ensure_payable(place, wanted, display, adopted)
+        _look_ahead(place, wanted, display, adopted)
         with control(place, wanted) as running, interruptible(running.controller):
             look = hold(running, wanted, hold_s, place.time.now_ms()) if hold_s is not None else lambda _: None
 
@@ -145,12 +145,16 @@ def run(
         sys.exit(CANCELLED)
 
 
-def _ensure_payable(place: "Place", wanted: "Wanted", display: "FleetDisplay", adopted: bool) -> None:
-    """A controller may wait for a price, but not for a budget; with machines to look after it must not fail at all."""
+def _look_ahead(place: "Place", wanted: "Wanted", display: "FleetDisplay", adopted: bool) -> None:
+    """A controller may wait for a price, not for a budget; with machines to look after nothing must keep it away."""
+    from provisioning.fleet_checkup import examine
     from provisioning.fleet_glance import books
-    from provisioning.fleet_offering import ensure_affordable, nothing_found, search
+    from provisioning.fleet_offering import ensure_affordable, image, nothing_found, search
 
     if adopted:
+        for finding in examine(place, image(place, wanted)):
+            if finding.verdict == "fails":
+                display.note(f"Warning: {finding.detail}")
         return
     known = books(place)
     found, seen = search(place, wanted, known.speeds)

@@ -211,6 +211,17 @@ def test_a_controller_runs_the_work_off_and_leaves_nothing(stage: Stage) -> None
     assert offline["credit_usd"] is None
 
 
+def test_nothing_keeps_a_controller_from_machines_that_are_there(stage: Stage) -> None:
+    assert stage("up", "--gpus", 2, *BOUNDS, "--no-controller").exit_code == 0
+    stage.desk.sick = True
+    stage.environment["WHISPERFLEET_WORKER_IMAGE"] = None
+    ran = stage("run", *BOUNDS, "--until-idle")
+    assert ran.exit_code == 0
+    assert ran.stdout.startswith("Warning: No worker image is named")
+    assert "answers 503 and not 200" in ran.stdout
+    assert stage.rented() == []
+
+
 def test_what_is_held_is_kept_until_its_work_has_come_and_gone(stage: Stage) -> None:
     stage.fleet.at(400, lambda: stage.fleet.gateway.put(30))
     options = ("--gpus", 2, "--min-gpus", 2, "--hold", 900, *BOUNDS, "--until-idle", "--json")
