@@ -5,6 +5,7 @@ behind find its machine in `request.state.machine`. Objects are the exception: t
 """
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import MutableMapping
@@ -23,6 +24,7 @@ MOST_OBJECT_BYTES = 128 << 20  # of any object; the routes behind know better of
 MOST_TOKEN_BYTES = 4 << 10
 PATIENCE_S = 10.0  # for a body to begin, and for every
 SLOWEST_BYTES_PER_S = 32_000.0  # of it
+SWALLOW_S = 1.0  # for the rest of a body that nobody wants
 STRANGER_PER_S, STRANGER_BURST = 500.0, 2_000.0
 """Exchanges of tokens and guesses of grants from one address. Behind a front that hides addresses that is everybody's:
 a thousand machines that start together, and an SDK gives up for ever after five exchanges that failed."""
@@ -144,7 +146,8 @@ class Guard:
 class _Body:
     """A request's body, of `most` bytes at most and not slower than is patient; and its answer.
 
-    An answer to a body that was not read whole ends the connection: else the rest would have to be waited for.
+    A short body is read also where the answer does not need it: a connection that is closed with something unread is
+    reset, and the answer may be lost with it. An answer to a body that is not read whole ends the connection.
     """
 
     def __init__(self, receive: Receive, send: Send, whole: bool) -> None:
@@ -155,6 +158,7 @@ class _Body:
         self._whole = whole
         self._received = 0
         self._began = time.monotonic()
+        self._given_up = False
 
     async def receive(self) -> Message:
         """Raises HTTPException 413 and 408."""
@@ -164,6 +168,7 @@ class _Body:
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, left))
         except TimeoutError:
+            self._given_up = True
             raise HTTPException(408, "the body comes too slowly") from None
         if message["type"] == "http.request":
             piece = len(message.get("body", b""))
@@ -172,14 +177,25 @@ class _Body:
             if self.sent is not None and piece:
                 self.sent.drain(piece, time.monotonic())
             if self._received > self.most:
-                self._whole = False
+                self._given_up, self._whole = True, False
                 raise HTTPException(413, f"the body has more than {self.most} bytes")
         return message
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start" and not self._whole:
+            await self._swallow()
+        if message["type"] == "http.response.start" and not self._whole:
             message = {**message, "headers": [*message.get("headers", []), (b"connection", b"close")]}
         await self._send(message)
+
+    async def _swallow(self) -> None:
+        swallowed = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SWALLOW_S):
+                while not self._whole and not self._given_up and swallowed < MOST_BODY_BYTES:
+                    message = await self._receive()
+                    swallowed += len(message.get("body", b""))
+                    self._whole = not message.get("more_body", False)
 
 
 def _has_body(scope: Scope) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from provisioning.gateway_desk import MOST_LOSSES
 from provisioning.gateway_tokens import Tokens
 from tests.conftest import Conductor
-from tests.support.gateways import SIGNING_KEY, OpenGateway, chunks, finish, objects, open_gateway, polled, update
+from tests.support.gateways import BARE, SIGNING_KEY, OpenGateway, chunks, finish, objects, open_gateway, polled, update
 from workers import settings as environment
 from workers.settings import Settings
 
@@ -57,7 +57,7 @@ def test_the_sdks_own_runner_does_a_workflow_through_it(
         def work(task):  # type: ignore[no-untyped-def]
             index = task.input_data["index"]
             where = f"{task.input_data['storage']}/{job.keys.result(index)}"
-            httpx.put(where, content=job.result(index).model_dump_json().encode()).raise_for_status()
+            BARE.put(where, content=job.result(index).model_dump_json().encode()).raise_for_status()
             return job.output(index)
 
         worker = Worker("transcribe_chunk", work, worker_id="sdk", poll_interval=0.05)
@@ -171,14 +171,14 @@ def test_empty_polls_are_answered_without_asking_conductor_each_time(gateway: Op
 def test_signs_of_life_reach_conductor_seldom_and_under_the_gateways_name(
     gateway: OpenGateway, conductor: Conductor
 ) -> None:
-    with gateway.machine("lifesign01") as machine, httpx.Client(base_url=conductor.url, trust_env=False) as http:
+    with gateway.machine("lifesign01") as machine:
         for domain in ("", "rented-other", "../../x", "lifesign01"):
             answer = machine.get("/tasks/poll/transcribe_chunk", params={"workerid": "x", "domain": domain})
             assert answer.status_code == 204
         ends = time.monotonic() + 10
         mine: list[dict[str, object]] = []
         while not mine and time.monotonic() < ends:
-            rows = http.get("/tasks/queue/polldata?taskType=transcribe_chunk").json()
+            rows = BARE.get(f"{conductor.url}/tasks/queue/polldata?taskType=transcribe_chunk").json()
             mine = [row for row in rows if row.get("domain") == "rented-lifesign01"]
         assert [row["workerId"] for row in mine] == ["rented-lifesign01"]
         assert not any(row.get("domain") in ("rented-other", "lifesign01") for row in rows)
@@ -199,7 +199,7 @@ def test_a_lost_machines_tasks_are_anothers_at_once_and_cost_no_attempt(
         freed = gateway.admin.lose("goesaway01")
         assert sorted(freed) == sorted(task["taskId"] for task in held)
         assert first.get("/tasks/poll/transcribe_chunk").status_code == 401
-        assert httpx.get(objects(held[0], job.keys.plan)).status_code == 403
+        assert BARE.get(objects(held[0], job.keys.plan)).status_code == 403
         again = [polled(second), polled(second)]
         assert sorted(task["taskId"] for task in again) == sorted(freed)
         assert {task["retryCount"] for task in again} == {0}
@@ -238,10 +238,10 @@ def test_a_restarted_gateway_knows_who_holds_what_and_who_is_revoked(
                 revoked = other.headers["X-Authorization"]
             before.admin.lose("revoked001")
         with open_gateway(conductor.url, tmp_path, settings) as after:
-            gone = httpx.get(f"{after.api}/tasks/poll/transcribe_chunk", headers={"X-Authorization": revoked})
+            gone = BARE.get(f"{after.api}/tasks/poll/transcribe_chunk", headers={"X-Authorization": revoked})
             assert (gone.status_code, gone.json()["error"]) == (401, "REVOKED_TOKEN")
             task["inputData"]["storage"] = task["inputData"]["storage"].replace(before.url, after.url)
-            with httpx.Client(base_url=after.api, headers={"X-Authorization": session}) as machine:
+            with httpx.Client(base_url=after.api, headers={"X-Authorization": session}, verify=False) as machine:
                 assert finish(machine, job, task).status_code == 200
                 again = polled(machine)
                 assert again["taskId"] == lost["taskId"]
@@ -258,7 +258,7 @@ def test_a_gateway_that_forgot_everything_believes_conductor(
             task = polled(machine)
             session = machine.headers["X-Authorization"]
         with open_gateway(conductor.url, tmp_path / "two", settings) as after:
-            with httpx.Client(base_url=after.api, headers={"X-Authorization": session}) as machine:
+            with httpx.Client(base_url=after.api, headers={"X-Authorization": session}, verify=False) as machine:
                 answer = machine.post("/tasks", json=update(task, "IN_PROGRESS", extendLease=True))
                 assert answer.status_code == 200
             with after.machine("another001") as other:
@@ -312,7 +312,7 @@ def test_demand_and_news_follow_a_job(gateway: OpenGateway, conductor: Conductor
         assert finish(machine, job, task).status_code == 200
         _, news = gateway.admin.workers()
         assert news["counted001"].held_tasks == 0
-        metrics = httpx.get(f"{gateway.admin_url}/metrics", headers={"Authorization": "Bearer " + "a" * 32}).text
+        metrics = BARE.get(f"{gateway.admin_url}/metrics", headers={"Authorization": "Bearer " + "a" * 32}).text
         assert 'whisperfleet_gateway_results_total{kind="transcribe_chunk",worker="counted001"} 1.0' in metrics
         assert 'whisperfleet_gateway_audio_seconds_total{kind="transcribe_chunk",worker="counted001"} 60.0' in metrics
 
@@ -353,7 +353,7 @@ def test_results_that_come_twice_at_once_are_taken_once(
         task = polled(machine)
         barrier = threading.Barrier(4)
         result = job.result(0).model_dump_json().encode()
-        assert httpx.put(objects(task, job.keys.result(0)), content=result).status_code == 204
+        assert BARE.put(objects(task, job.keys.result(0)), content=result).status_code == 204
 
         def send(extend: bool) -> int:
             barrier.wait()
@@ -372,5 +372,5 @@ def test_machines_are_told_to_wait_while_conductor_is_away(folder: Path, setting
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "1"
         assert "127.0.0.1:9" not in answer.text
-        assert httpx.get(f"{opened.url}/health").status_code == 200
+        assert BARE.get(f"{opened.url}/health").status_code == 200
         assert not opened.admin.demand().known
