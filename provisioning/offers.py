@@ -178,7 +178,8 @@ def bid(offer: Offer, query: OfferQuery, factor: float = BID_FACTOR) -> float | 
     wanted = max(offer.min_bid_usd_per_hour * factor, 0.001)
     if offer.min_bid_usd_per_hour < on_demand <= cap and wanted > ON_DEMAND_SHARE * on_demand:
         return None
-    return max(math.floor(min(wanted, cap) * 10_000) / 10_000, offer.min_bid_usd_per_hour)
+    whole = round(wanted, 4) if wanted <= cap else math.floor(cap * 10_000) / 10_000
+    return max(min(whole, cap), offer.min_bid_usd_per_hour)
 
 
 def speed_of(gpu_name: str, speeds: Speeds, model: str = "large-v3", dlperf: float = 0.0) -> Speed:
