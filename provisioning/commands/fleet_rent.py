@@ -60,9 +60,11 @@ def up(place: "Place", wanted: "Wanted", controller: bool, as_json: bool) -> Non
 
 def _rent(place: "Place", wanted: "Wanted", display: "FleetDisplay") -> "tuple[FleetStatus, bool]":
     from provisioning.fleet_control import control
+    from provisioning.ledger import Wish
     from provisioning.reconcile import interruptible
 
     with control(place, wanted) as running, interruptible(running.controller):
+        running.ledger.wish(Wish())  # whatever was wished of it before: now it is to rent
         now = running.controller.up(wanted.gpus, display.update)
         return now, running.controller.stopped
 
@@ -133,6 +135,11 @@ def run(
         _look_ahead(place, wanted, display, adopted)
         with control(place, wanted) as running, interruptible(running.controller):
             look = hold(running, wanted, hold_s, place.time.now_ms()) if hold_s is not None else lambda _: None
+
+            if running.ledger.wished().phase != "run":
+                display.note(
+                    "This fleet was asked to end, and still is to: `whisperfleet fleet scale auto` undoes that."
+                )
 
             def watch(now: "FleetStatus") -> None:
                 display.update(now)

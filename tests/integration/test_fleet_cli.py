@@ -222,6 +222,21 @@ def test_nothing_keeps_a_controller_from_machines_that_are_there(stage: Stage) -
     assert stage.rented() == []
 
 
+def test_what_was_asked_of_a_controller_that_died_still_holds(stage: Stage) -> None:
+    assert stage("up", "--gpus", 2, *BOUNDS, "--no-controller").exit_code == 0
+    with stage.ledger() as ledger:
+        ledger.wish(Wish("drain"))
+    stage.fleet.gateway.put(600)
+    ran = stage("run", *BOUNDS)
+    assert ran.exit_code == 0
+    assert "This fleet was asked to end, and still is to" in ran.stdout
+    assert (stage.rented(), stage.fleet.gateway.done) == ([], False)
+    assert stage("up", "--gpus", 1, *BOUNDS, "--no-controller").exit_code == 0
+    again = stage("run", "--gpus", 2, *BOUNDS, "--until-idle")
+    assert "asked to end" not in again.stdout
+    assert stage.fleet.gateway.done
+
+
 def test_what_is_held_is_kept_until_its_work_has_come_and_gone(stage: Stage) -> None:
     stage.fleet.at(400, lambda: stage.fleet.gateway.put(30))
     options = ("--gpus", 2, "--min-gpus", 2, "--hold", 900, *BOUNDS, "--until-idle", "--json")
