@@ -140,7 +140,8 @@ class Ledger:
     # ---- intents ----
 
     def save(self, intent: Intent) -> None:
-        with self._write() as db:
+        """On the disk when it returns: an intent that a power cut takes back would be a machine nobody knows."""
+        with self._write(durable=True) as db:
             db.execute(f"INSERT OR REPLACE INTO intents({_INTENT}) VALUES ({_MARKS})", astuple(intent))
 
     def intents(self) -> tuple[Intent, ...]:
@@ -245,7 +246,7 @@ class Ledger:
         db = sqlite3.connect(self.path, timeout=10, check_same_thread=False, isolation_level=None)
         try:
             db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")  # an intent that a power cut takes back is a machine nobody knows
+            db.execute("PRAGMA synchronous=NORMAL")  # what a dead process has written stays; see `save`
             db.execute("BEGIN IMMEDIATE")
             if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone():
                 for statement in filter(str.strip, _SCHEMA.split(";")):
@@ -262,9 +263,10 @@ class Ledger:
         return db
 
     @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
+    def _write(self, durable: bool = False) -> Iterator[sqlite3.Connection]:
         with self._gate:
             try:
+                self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db

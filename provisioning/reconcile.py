@@ -48,6 +48,9 @@ ADOPTION_MS = 180_000  # how long after its start a controller may meet machines
 LISTS_APART_MS = 20_000  # two lists this far apart without a machine of ours: there is none
 FRUITLESS_TICKS = 3  # `up` gives up after as many ticks that rented nothing while something was to be rented
 REFUSALS_BELIEVED = 3  # in a row: a market in trouble was seen to refuse good keys, and giving up costs the fleet
+NOT_SURE = ("unknown", "closing", "orphan", "preempted", "dead", "expired", "refused")  # `up` does not count these
+STRIKE_REFUSED_S = 24 * 3_600.0  # as `provisioning.classify` has it for those that are still listed
+STRIKE_VANISHED_S = 3_600.0  # or the same cheap host would be rented again and again
 ALARMS_KEPT = 20
 
 
@@ -171,7 +174,7 @@ class Controller:
             watch(now)
             if self._known.problem:
                 raise CloudRefused(f"{self._known.problem} {status.still_alive(now)}")
-            sure = sum(line.state != "unknown" for line in now.lines)
+            sure = sum(line.state not in NOT_SURE for line in now.lines)
             fruitless = fruitless + 1 if now.live <= before else 0
             before = now.live
             if sure >= min(count, self.spec.limits.max_instances) or fruitless >= FRUITLESS_TICKS:
@@ -332,6 +335,8 @@ class Controller:
             intent, old = rented.get(nonce), before.get(nonce)
             if intent is None or old is None:
                 continue
+            if news.refused is not None and old.refused is None:  # it may end itself before the next list
+                self._strike(intent.machine_id, STRIKE_REFUSED_S, news.refused)
             if news.first_seen_ms is not None and old.first_seen_ms is None and news.first_seen_ms > intent.asked_ms:
                 self._ledger.booted((news.first_seen_ms - intent.asked_ms) / 1000)
             audio_ms, busy_ms = news.audio_done_ms - old.audio_done_ms, news.busy_ms - old.busy_ms
@@ -374,11 +379,12 @@ class Controller:
             case Alarm(text=text):
                 self._alarm(text)
 
+    def _strike(self, machine_id: int, seconds: float, reason: str) -> None:
+        self._ledger.strike(Strike(machine_id, self._clock.now_ms() + round(seconds * 1000), reason))
+
     def _destroy(self, action: Destroy) -> None:
-        now = self._clock.now_ms()
         if action.strike_machine is not None and action.strike_s > 0:
-            until = now + round(action.strike_s * 1000)
-            self._ledger.strike(Strike(action.strike_machine, until, action.reason))
+            self._strike(action.strike_machine, action.strike_s, action.reason)
         if self._cloud.destroy(action.instance_id):
             self._meter = budget.destroyed(self._meter, action.instance_id, self._clock.now_ms())
         log.info("instance %d is destroyed: %s", action.instance_id, action.reason,
@@ -399,6 +405,10 @@ class Controller:
         )
         if settled != intent:
             self._ledger.save(settled)
+        news = (self._known.news or {}).get(intent.nonce)
+        unheard = news is None or news.first_seen_ms is None
+        if intent.state == "bound" and settled.state == "closed" and unheard:
+            self._strike(intent.machine_id, STRIKE_VANISHED_S, "gone before it was heard of")
 
     def _revoke_strays(self, heard: Heard) -> None:
         """Tokens of machines that are over: the gateway could not be told when they ended."""
