@@ -10,7 +10,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Literal, Protocol
 
-from tests.emulator.market import Machine, Row, Slot, storage_per_hour
+from tests.emulator.market import Machine, Row, Slot, exact, storage_per_hour
 
 GPU_BILLED = ("running", "frozen", "rebooting")  # loading is not billed for the GPU
 STOPPED = ("exited", "stopped")
@@ -190,12 +190,13 @@ class Contract:
             return nothing, nothing, nothing
         ended = self.actual == "exited" and self.current == "running"
         billed = self.actual in GPU_BILLED or (ended and unsettled.exited_bills_gpu)
-        gpu = Fraction(self.price) if billed else nothing
+        gpu = exact(self.price) if billed else nothing
         storage = storage_per_hour(self.machine.storage_cost, self.disk_gb)
         if self.current == "stopped" or self.actual in STOPPED:
-            storage *= Fraction(unsettled.stopped_storage_factor)
-        pulling = self.pull_gb_per_s if self.actual == "loading" else nothing
-        return gpu, storage, pulling * 3600 * Fraction(self.machine.inet_down_cost)
+            storage *= exact(unsettled.stopped_storage_factor)
+        if self.actual != "loading" or not self.pull_gb_per_s:
+            return gpu, storage, nothing
+        return gpu, storage, self.pull_gb_per_s * 3600 * exact(self.machine.inet_down_cost)
 
     def settle(self, now: float, unsettled: Unsettled) -> None:
         """Book what has run up since the last change."""

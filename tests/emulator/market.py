@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from typing import Any
 
 Row = dict[str, Any]
@@ -74,6 +75,13 @@ def decimal(value: Decimal | float | str) -> Decimal:
     return value if isinstance(value, Decimal) else Decimal(str(value))
 
 
+@cache
+def exact(value: Decimal) -> Fraction:
+    """Remembered, as the same few prices are asked for at every look."""
+    return Fraction(value)
+
+
+@cache
 def storage_per_hour(storage_cost: Decimal, disk_gb: float) -> Fraction:
     return Fraction(storage_cost) * Fraction(decimal(disk_gb)) / HOURS_PER_MONTH
 

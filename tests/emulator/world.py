@@ -388,7 +388,7 @@ class World:
         self._credit_phase += 1
         phase = self._credit_phase
         billing = [contract for contract in self.contracts.values() if contract.alive]
-        rate = sum((sum(contract.rates(self.unsettled)) for contract in billing), Fraction(0))
+        rate = sum(float(part) for contract in billing for part in contract.rates(self.unsettled))
         if not rate:
             return
         left = self.credit_left()
@@ -397,7 +397,7 @@ class World:
             for contract in running:
                 self._halt(contract)
             return
-        self.clock.call_at(self.clock.now() + float(left / rate * 3600) + 0.001, lambda: self._credit_out(phase))
+        self.clock.call_at(self.clock.now() + float(left) / rate * 3600 + 0.001, lambda: self._credit_out(phase))
 
     def _credit_out(self, phase: int) -> None:
         if phase == self._credit_phase:
