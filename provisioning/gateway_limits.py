@@ -50,8 +50,9 @@ class Allowance:
 
     def request(self, now: float) -> float:
         """0 where a request is allowed, else seconds to wait."""
-        if self.sent.take(0.0, now) and self.sent.wait(1.0, now) > 0:
-            return self.sent.wait(1.0, now)
+        owed_s = self.sent.wait(1.0, now)
+        if owed_s > 0:
+            return owed_s
         return 0.0 if self.requests.take(1.0, now) else self.requests.wait(1.0, now)
 
 

@@ -119,7 +119,10 @@ class State:
         known = {one.name for one in fields(Rented)}
         rows = self._db.execute("SELECT told FROM machines").fetchall()
         decoded = [json.loads(told) for (told,) in rows]
-        return [Rented(**{name: value for name, value in row.items() if name in known}) for row in decoded]
+        found = [Rented(**{name: value for name, value in row.items() if name in known}) for row in decoded]
+        for rented in found:
+            rented.kinds = tuple(rented.kinds)
+        return found
 
     def machine(self, nonce: str, kinds: tuple[str, ...] = (), expires_ms: int = 0) -> Rented:
         """The machine of this nonce; one with a good token that is not known is new here."""
