@@ -241,7 +241,8 @@ def choose(
 def nothing_fits(offers: Sequence[Offer], query: OfferQuery) -> str:
     """Why no offer is left, in one sentence with what to do; the cheapest there is where only the price is wrong."""
     if not offers:
-        return "The market has no offer of this kind now: ask again later, or for other GPUs."
+        under = f" under ${query.max_usd_per_hour:g} an hour" if query.max_usd_per_hour is not None else ""
+        return f"The market has no offer of this kind{under} now: ask again later, or for other GPUs or a higher price."
     without_price = OfferQuery(**{**query.__dict__, "max_usd_per_hour": None})
     payable = [offer for offer in offers if fits(offer, without_price) is None]
     if payable and query.max_usd_per_hour is not None:

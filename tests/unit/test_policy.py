@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from provisioning.classify import Seen
 from provisioning.cloud import Instance
 from provisioning.fleet import (
     Action,
@@ -35,7 +36,7 @@ from tests.support.small_market import FLEET, START_MS, Keeper, SmallMarket, Wea
 NOW = START_MS
 HOUR_MS = 3_600_000
 LIMITS = Limits(max_usd=5.0, max_price=0.35, max_instances=8)
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICK = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def intent(number: int, state: IntentState = "bound", **changes: Any) -> Intent:
@@ -449,8 +450,6 @@ def kind_of(machine: Instance, told: WorkerNews | None = None, **more: Any) -> t
 
 
 def seen_since(ms: int, state: str | None, message: str = "", message_ms: int | None = None) -> Memory:
-    from provisioning.classify import Seen
-
     return replace(KNOWN, seen={101: Seen(state, ms, message, ms if message_ms is None else message_ms)})
 
 
@@ -590,6 +589,7 @@ def test_one_more_only_while_work_is_left_when_it_has_booted() -> None:
     assert wanted(50 * 350.0, [50.0], replace(hasty, boot_s=300.0)) == 1
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(1, 300), max_size=12),
     st.floats(0, 1e7),
@@ -696,7 +696,7 @@ def live(weather: Weather, seed: int, hours: float, limits: Limits, most_ticks: 
     return keeper
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32))
 def test_a_fleet_in_a_storm_does_all_the_work_within_its_caps_and_leaves_nothing(seed: int) -> None:
     limits = Limits(max_usd=3.0, max_price=0.35, max_instances=8, ttl_s=3_600, drain_target_s=600)
@@ -708,7 +708,7 @@ def test_a_fleet_in_a_storm_does_all_the_work_within_its_caps_and_leaves_nothing
     assert abs(keeper.meter.usd(market.now_ms) - market.usd) <= 0.05 * market.usd + 0.002
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from([0.08, 0.15, 0.4]))
 def test_a_budget_is_never_passed_however_much_work_there_is(seed: int, dollars: float) -> None:
     limits = Limits(max_usd=dollars, max_price=0.35, max_instances=8, ttl_s=3_600, drain_target_s=600)
@@ -721,7 +721,7 @@ def test_a_budget_is_never_passed_however_much_work_there_is(seed: int, dollars:
     assert keeper.market.usd <= dollars * 1.02
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32))
 def test_a_controller_that_forgets_everything_at_times_leaves_nothing_either(seed: int) -> None:
     limits = Limits(max_usd=5.0, max_price=0.35, max_instances=6, ttl_s=3_600, drain_target_s=600)
@@ -734,7 +734,7 @@ def test_a_controller_that_forgets_everything_at_times_leaves_nothing_either(see
     assert not market.alive
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32))
 def test_shrinking_work_never_makes_a_fleet_waver(seed: int) -> None:
     """Machines of all speeds in a calm market: once the fleet stands, it only shrinks, and to nothing."""
