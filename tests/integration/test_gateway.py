@@ -1,21 +1,31 @@
 """The gateway before a real Conductor: what a rented machine can do through it, with the SDK as it is."""
 
+import json
+import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from provisioning.demand import GatewayAdmin
 from provisioning.gateway_desk import MOST_LOSSES
 from provisioning.gateway_tokens import Tokens
-from tests.conftest import Conductor
+from tests.conftest import Conductor, Studio
+from tests.support.command import background, content, start, whisperfleet
 from tests.support.gateways import BARE, SIGNING_KEY, OpenGateway, chunks, finish, objects, open_gateway, polled, update
+from tests.support.speech import Script
 from workers import settings as environment
+from workers.errors import OptionError, StorageError
 from workers.settings import Settings
+from workflows.cli import cli
 
 pytestmark = pytest.mark.integration
 
@@ -374,3 +384,145 @@ def test_machines_are_told_to_wait_while_conductor_is_away(folder: Path, setting
         assert "127.0.0.1:9" not in answer.text
         assert BARE.get(f"{opened.url}/health").status_code == 200
         assert not opened.admin.demand().known
+        assert len(opened.heard) == 1  # whoever started it is told once, however long it lasts
+        assert opened.heard[0].startswith("Waiting for the Conductor server at http://127.0.0.1:9:")
+
+
+# ---- the command ----
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    from datetime import UTC, datetime, timedelta
+    from ipaddress import IPv4Address
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    chain, secret = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    secret.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return chain, secret
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def refusal(*arguments: object) -> str:
+    """The sentence that `whisperfleet gateway` ends with."""
+    ran = CliRunner().invoke(cli, ["gateway", *map(str, arguments)])
+    assert isinstance(ran.exception, OptionError | StorageError), (ran.exception, ran.output)
+    assert str(ran.exception).endswith(".")
+    return str(ran.exception)
+
+
+def test_the_command_says_what_is_wrong_in_a_sentence(
+    tls: tuple[Path, Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, _ = tls
+    server = ("--server", "http://127.0.0.1:9")
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        said = refusal(*server, "--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0")
+        assert f"127.0.0.1:{port}" in said
+        assert "--listen" in said
+        assert "--admin" in refusal(*server, "--listen", "127.0.0.1:0", "--admin", f"127.0.0.1:{port}")
+    assert "HOST:PORT" in refusal(*server, "--listen", "7401")
+    assert "--public-url" in refusal(*server, "--listen", "0.0.0.0:7401")
+    assert "https://HOST" in refusal(*server, "--public-url", "gateway.example.com")
+    assert "belong together" in refusal(*server, "--certificate", chain)
+    assert "cannot be read" in refusal(*server, "--certificate", chain, "--key", tmp_path / "none")
+    assert "PEM" in refusal(*server, "--certificate", chain, "--key", chain)
+    assert "--server" in refusal("--server", "nonsense")
+    assert "no storage" in refusal(*server, "--storage", "ftp://somewhere")
+    (home / "gateway" / "signing.key").chmod(0o644)
+    assert "chmod 600" in refusal(*server)
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    assert 'pip install "whisperfleet[gateway]"' in refusal(*server)
+
+
+@pytest.mark.e2e
+def test_a_whole_job_through_it_by_tls_is_what_the_direct_one_is(
+    conductor: Conductor, studio: Studio, tls: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real commands: a trusted worker cuts and joins, a rented one that knows the gateway only does the chunks."""
+    recorded = studio.recording(Script(seconds=60, speakers=1, seed=3))
+    common = (
+        *("transcribe", recorded.path, "--model", "demo", "--language", "en", "--no-diarize"),
+        *("--chunk-seconds", 20, "--server", conductor.url),
+    )
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    monkeypatch.setenv("WHISPERFLEET_HOME", str(tmp_path / "direct"))
+    ran = whisperfleet(*common, "--processes", 1, "-o", tmp_path / "direct-out")
+    assert ran.returncode == 0, ran.stderr
+
+    monkeypatch.setenv("WHISPERFLEET_HOME", str(ours))
+    url, admin = f"https://127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    opened = background(
+        *("gateway", "--listen", url.removeprefix("https://"), "--admin", admin, "--server", conductor.url),
+        *("--certificate", tls[0], "--key", tls[1]),
+        log=tmp_path / "gateway.log",
+    )
+    trusted = background(
+        *("worker", "--tasks", "plan_media,split_media,stitch_transcript", "--server", conductor.url),
+        *("--processes", 1),
+        log=tmp_path / "trusted.log",
+    )
+    with opened as process, trusted:
+        wait_until(lambda: "is open at" in (tmp_path / "gateway.log").read_text())
+        key = (ours / "gateway" / "admin.key").read_text()
+        with closing(GatewayAdmin(f"http://{admin}", key)) as fleet:
+            secret = fleet.admit("wholejob01", ("transcribe_chunk",), round(time.time() * 1000) + 3_600_000)
+        with monkeypatch.context() as rented:
+            rented.setenv("WHISPERFLEET_HOME", str(theirs))
+            rented.setenv("SSL_CERT_FILE", str(tls[0]))
+            rented.setenv("CONDUCTOR_AUTH_KEY", "wholejob01")
+            rented.setenv("CONDUCTOR_AUTH_SECRET", secret)
+            work = ("worker", "--tasks", "transcribe_chunk", "--model", "demo", "--processes", 1, "--server", url)
+            machine = start(*work, log=tmp_path / "rented.log")
+        try:
+            ran = whisperfleet(*common, "-o", tmp_path / "through-out")
+            assert ran.returncode == 0, (ran.stderr, (tmp_path / "rented.log").read_text())
+        finally:
+            machine.terminate()
+            machine.wait(60)
+        process.terminate()
+        assert process.wait(30) == 0, (tmp_path / "gateway.log").read_text()
+    assert content(tmp_path / "through-out", recorded.path.stem) == content(tmp_path / "direct-out", recorded.path.stem)
+    lines = [json.loads(line) for line in (ours / "gateway" / "audit.jsonl").read_text().splitlines()]
+    done = [line for line in lines if line["event"] == "result"]
+    assert {line["instance"] for line in done} == {"wholejob01"}
+    assert len(done) >= 3
+    assert [line for line in lines if line["event"] in ("refused", "strike", "failed")] == []
+    assert secret not in "".join(file.read_text() for file in tmp_path.glob("*.log"))
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends, "it did not happen"
+        time.sleep(0.05)

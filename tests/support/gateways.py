@@ -33,12 +33,13 @@ CHUNK_MS = 60_000
 
 @dataclass
 class OpenGateway:
-    """url and admin_url are where it listens."""
+    """url and admin_url are where it listens; heard is what it said to whoever started it."""
 
     url: str
     admin_url: str
     folder: Path
     gateway: Gateway
+    heard: list[str]
     admin: GatewayAdmin = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,12 +88,13 @@ def open_gateway(server: str, folder: Path, settings: Settings, **more: Any) -> 
     )
     opened: list[Gateway | BaseException] = []
     loops: list[asyncio.AbstractEventLoop] = []
+    heard: list[str] = []
     ready, stop = threading.Event(), asyncio.Event()
 
     async def run() -> None:
         loops.append(asyncio.get_running_loop())
         try:
-            async with running(spec, settings, sockets) as gateway:
+            async with running(spec, settings, sockets, heard.append) as gateway:
                 opened.append(gateway)
                 ready.set()
                 await stop.wait()
@@ -111,7 +113,7 @@ def open_gateway(server: str, folder: Path, settings: Settings, **more: Any) -> 
         raise opened[0]
     scheme = "https" if spec.certificate else "http"
     found = OpenGateway(
-        f"{scheme}://127.0.0.1:{addresses[0][1]}", f"http://127.0.0.1:{addresses[1][1]}", folder, opened[0]
+        f"{scheme}://127.0.0.1:{addresses[0][1]}", f"http://127.0.0.1:{addresses[1][1]}", folder, opened[0], heard
     )
     try:
         yield found
