@@ -35,6 +35,7 @@ STYLES = {
     **dict.fromkeys(("asked", "unknown", "bound", "booting", "silent"), "yellow"),
     **dict.fromkeys(("draining", "closing"), "magenta"),
 }
+WORDS = {"bound": "rented"}  # said otherwise than the ledger does
 OTHER_STYLE = "red"  # preempted, dead, refused, expired: whatever ends a machine
 
 
@@ -224,8 +225,7 @@ def _machines(status: FleetStatus, rows: int | None) -> "Table":
         table.add_column(name, width=width, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
     shown, hidden = _fitting(status.lines, rows)
     for line in shown:
-        style = STYLES.get(line.state, OTHER_STYLE)
-        table.add_row(*_cells(line)[:2], Text(line.state, style), *_cells(line)[3:])
+        table.add_row(*_cells(line))
     if hidden:
         table.add_row("…", Text(f"and {len(hidden)} more", "bright_black"))
     table.add_section()
@@ -248,7 +248,7 @@ def _cells(line: InstanceLine) -> "tuple[Any, ...]":
     return (
         str(line.instance_id) if line.instance_id is not None else "-",
         Text(printable(line.gpu_name if line.interruptible else f"{line.gpu_name} fixed")),
-        line.state,
+        Text(WORDS.get(line.state, line.state), STYLES.get(line.state, OTHER_STYLE)),
         short_time(round(line.age_s * 1000)),
         dollars(line.usd_per_hour),
         dollars(line.spent_usd),
@@ -285,7 +285,7 @@ def _count_machines(status: FleetStatus) -> str:
     """`8 machines (6 busy, 2 booting)`, or `6 machines of 8 (…)` where that is not what is wanted."""
     noun = "machine" if status.live == 1 else "machines"
     wanted = "" if status.live == status.target else f" of {status.target}"
-    states = ", ".join(f"{count} {state}" for state, count in sorted(status.by_state.items()))
+    states = ", ".join(f"{count} {WORDS.get(state, state)}" for state, count in sorted(status.by_state.items()))
     return f"{status.live} {noun}{wanted}" + (f" ({states})" if states else "")
 
 

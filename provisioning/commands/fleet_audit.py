@@ -9,6 +9,7 @@ from provisioning.commands.fleet_options import fleet_options, json_option
 
 if TYPE_CHECKING:
     from provisioning.fleet_accounts import Accounts
+    from provisioning.fleet_checkup import Finding
     from provisioning.fleet_place import Place
 
 
@@ -57,12 +58,19 @@ def _show(told: "Accounts") -> None:
 
 @click.command(short_help="Whether machines could be rented now, and what is in the way.")
 @click.option("--image", metavar="NAME", help="What they would run.  [default: WHISPERFLEET_WORKER_IMAGE]")
+@click.option(
+    "--live-probe",
+    "probe_usd",
+    metavar="USD",
+    type=click.FloatRange(0, min_open=True),
+    help="Also rent the cheapest machine for some minutes, for at most so much, to try the gateway from there.",
+)
 @fleet_options
 @json_option
-def doctor(place: "Place", image: str | None, as_json: bool) -> None:
-    """Check all that renting needs, and rent nothing: key, credit, account, gateway, clocks, server, image.
+def doctor(place: "Place", image: str | None, probe_usd: float | None, as_json: bool) -> None:
+    """Check all that renting needs: key, credit, account, gateway, clocks, server, image.
 
-    Exit code 1 where something is in the way.
+    Rents nothing, unless --live-probe allows some cents. Exit code 1 where something is in the way.
     """
     import json
     from dataclasses import asdict
@@ -70,10 +78,45 @@ def doctor(place: "Place", image: str | None, as_json: bool) -> None:
     from provisioning.fleet_checkup import examine
 
     findings = []
-    for finding in examine(place, image or place.renting.worker_image):
+
+    def tell(finding: "Finding") -> None:
         findings.append(finding)
         if not as_json:
             print(f"{finding.verdict:<5} {finding.what}: {finding.detail}", flush=True)
+
+    for finding in examine(place, image or place.renting.worker_image):
+        tell(finding)
+    if probe_usd is not None and not _hinders(findings):
+        tell(_probed(place, probe_usd))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     sys.exit(1 if any(finding.verdict == "fails" for finding in findings) else 0)
+
+
+def _hinders(findings: "list[Finding]") -> bool:
+    return any(finding.verdict == "fails" and finding.what in NEEDED_TO_PROBE for finding in findings)
+
+
+NEEDED_TO_PROBE = ("Vast.ai client", "Vast.ai key", "Gateway from outside", "Vast.ai's clock", "Account")
+
+
+def _probed(place: "Place", probe_usd: float) -> "Finding":
+    """What a rented machine saw; all of it goes into a file beside the fleet's database."""
+    import json
+
+    from provisioning.fleet_checkup import Finding
+    from provisioning.live_probe import probe
+    from workers.errors import WhisperfleetError
+
+    what = "From a rented machine"
+    try:
+        seen = probe(
+            place.cloud, place.renting.gateway or "", probe_usd, place.time, lambda text: click.echo(text, err=True)
+        )
+    except WhisperfleetError as error:
+        return Finding(what, "fails", str(error))
+    file = place.database.with_name("live-probe.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(seen.to_json(), indent=1), encoding="utf-8")
+    good = seen.reached and not seen.left
+    return Finding(what, "ok" if good else "fails", f"{seen.sentence()}; it cost ${seen.usd:.3f} at most, see {file}")

@@ -26,7 +26,7 @@ from tests.support.command import argv
 from tests.support.fleet import ADMIN_KEY, Fleet, PlayedGateway, PlayedWorker
 from tests.support.fleet_http import Desk
 from tests.support.media import write_wav
-from tests.vast_emulator import Fate, RealClock, Timing, VastEmulator, VirtualClock
+from tests.vast_emulator import Container, Fate, RealClock, Timing, VastEmulator, VirtualClock
 from workers.errors import WhisperfleetError
 from workers.settings import bare_environment
 from workflows.cli import cli
@@ -161,6 +161,38 @@ def test_the_doctor_finds_everything_in_order(stage: Stage) -> None:
     assert "$100.00 of credit, no environment variables" in said.stdout
     assert stage.fleet.vast.account_key not in said.stdout
     assert stage.asked_to_change() == []
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_live_probe_tries_the_gateway_from_a_rented_machine_and_ends_it(stage: Stage, reached: bool) -> None:
+    def curl(container: Container) -> None:
+        if container.instance_id == stage.fleet.foreign:
+            return
+        contract = stage.fleet.vast.contract(container.instance_id)
+        assert not {name for name in container.environment if name.startswith(("WHISPERFLEET", "CONDUCTOR"))}
+        assert f"{stage.desk.url}/health" in container.entry[-1]
+        contract.log.append(f"gateway answered {200 if reached else '000'}")
+        stage.fleet.at(60, lambda: container.exited(0))
+
+    stage.fleet.vast.world._launch = curl
+    stage.fleet.vast.world.timing = Timing(image_gb=0.01)
+    said = stage("doctor", "--live-probe", "0.05", "--json")
+    probed = said.document[-1]
+    assert (probed["what"], probed["verdict"]) == ("From a rented machine", "ok" if reached else "fails")
+    assert said.exit_code == (0 if reached else 1)
+    told = json.loads((stage.home / "fleet" / "live-probe.json").read_text())
+    assert told["gateway"] == ("200" if reached else "000")
+    assert [seen["actual"] for seen in told["states"]][-2:] == ["running", "exited"]
+    assert (told["left"], stage.rented()) == ([], [])
+    cost = stage.fleet.vast.truth().instances[told["instance_id"]].usd
+    assert 0 < cost <= told["usd"] <= 0.05
+
+
+def test_a_live_probe_costs_no_more_than_is_allowed(stage: Stage) -> None:
+    said = stage("doctor", "--live-probe", "0.001", "--json")
+    assert said.exit_code == 1
+    assert said.document[-1]["detail"].startswith("The cheapest machine may cost $0.0")
+    assert "/asks/" not in "".join(stage.asked_to_change())
 
 
 # ---- renting, looking, ending ----
