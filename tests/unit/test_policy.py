@@ -632,6 +632,40 @@ def test_the_dearest_per_second_of_audio_goes_first() -> None:
     assert destroyed(decided) == {102}
 
 
+def test_where_a_person_wants_fewer_those_that_work_finish_first() -> None:
+    ledger = [intent(number) for number in range(3)]
+    rows = [row(each) for each in ledger]
+    told = [news(ledger[0]), news(ledger[1], **IDLE), news(ledger[2])]
+    decided = decide(rows, ledger, told, limits=replace(LIMITS, max_instances=1))
+    assert destroyed(decided) == {101}
+    assert len(of_kind(decided, DrainWorker)) == 1
+    told[2] = replace(told[2], draining=True)
+    again = decide(rows, ledger, [told[0], told[2]], limits=replace(LIMITS, max_instances=2), memory=decided.memory)
+    assert not of_kind(again, DrainWorker)
+
+
+def test_a_token_is_revoked_until_the_gateway_has_forgotten_it() -> None:
+    going = intent(1, "closing")
+    assert of_kind(decide([row(going)], [going], [news(going)]), FreeTasks)
+    assert not of_kind(decide([row(going)], [going]), FreeTasks)
+    over = intent(2, "closed")
+    assert [action.nonce for action in of_kind(decide([], [over], [news(over)]), FreeTasks)] == ["n002"]
+    strange = news(intent(3))
+    assert not of_kind(decide([], [], [strange]), FreeTasks), "it may be of another fleet at the same gateway"
+
+
+def test_what_is_still_listed_long_after_it_was_to_go_is_told_once() -> None:
+    going = [intent(1, "closing")]
+    memory: Memory | None = KNOWN
+    told = []
+    for minute in range(15):
+        decided = decide([row(going[0])], going, memory=memory, now=NOW + minute * 60_000)
+        memory = decided.memory
+        told += [(minute, alarm.text) for alarm in of_kind(decided, Alarm)]
+    assert [minute for minute, _ in told] == [10]
+    assert "Instance 101 is still listed" in told[0][1]
+
+
 def test_up_keeps_what_was_asked_for_whatever_the_demand() -> None:
     limits = replace(LIMITS, max_instances=3)
     ledger = [intent(1), intent(2)]
