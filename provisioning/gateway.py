@@ -479,7 +479,8 @@ def _listening(address: tuple[str, int], option: str) -> Iterator[socket.socket]
     """Raises OptionError where somebody else listens there, or nobody can."""
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    # told that it is TCP, or asyncio leaves Nagle's algorithm on, and each answer waits 40 ms for an acknowledgement
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -519,6 +520,22 @@ def test_a_whole_job_through_it_by_tls_is_what_the_direct_one_is(
     assert len(done) >= 3
     assert [line for line in lines if line["event"] in ("refused", "strike", "failed")] == []
     assert secret not in "".join(file.read_text() for file in tmp_path.glob("*.log"))
+
+
+def test_the_benchmark_tells_what_it_was_measured_on(conductor: Conductor, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gateway", "--quick", "--server", conductor.url]
+    ran = subprocess.run(
+        [*command, "--json", str(tmp_path / "found.json")], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert {"cores", "load_before", "load_after", "uvicorn", "starlette"} <= set(found["machine"])
+    (repetition,) = found["repetitions"]
+    assert set(repetition) == {"poll with a task", "extension", "result", "empty poll", "answered itself"}
+    assert all(figures["through_median"] > 0 < figures["direct_median"] for figures in repetition.values())
+    assert [step["workers"] for step in found["idle"]] == [1, 20]
+    assert all(step["errors"] == 0 < step["polls_per_s"] for step in found["idle"])
+    assert "added, p99" in ran.stdout
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:

@@ -126,7 +126,7 @@ def open_gateway(server: str, folder: Path, settings: Settings, **more: Any) -> 
 
 
 def _bound() -> socket.socket:
-    listener = socket.socket()
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen(1024)
     return listener
