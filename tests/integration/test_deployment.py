@@ -280,6 +280,7 @@ def start_services(native: Native, jar: Path, java: Path, store: Path) -> None:
     gateway = native.ours("gateway", "gateway")
     front = native.front()
     prometheus = native.prometheus()
+    native.ui()
     native.healthy("gateway", f"http://{native.at('gateway:7401')}/health", gateway)
     native.healthy("front", f"http://{native.at('127.0.0.1:2020')}/", front)
     native.healthy("prometheus", f"http://{native.at('prometheus:9090')}/-/ready", prometheus)
@@ -339,7 +340,7 @@ def deployed(server_jar: Path | None, test_cache: Path, studio: Studio) -> Itera
                 env=native.environment("cli", WHISPERFLEET_HOME=str(native.folder / "home-cli")),
                 capture_output=True, text=True, timeout=240, check=False,
             )  # fmt: skip
-            assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}\n{tail(native.log('rented'))}"
+            assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}\n{native.last_words()}"
             job = next(event["job"] for event in map(json.loads, ran.stdout.splitlines()) if event.get("job"))
             ended = httpx.get(f"http://{native.at('conductor:8080')}/api/workflow/{job}", timeout=30).json()
             heard = transcript(Path(folder), recorded.path.stem).text
@@ -370,6 +371,22 @@ def test_a_stranger_finds_the_gateway_by_tls_and_nothing_behind_it(deployed: Dep
     plain = httpx.get(f"http://{deployed.native.at('front:80')}/health", headers={"Host": "localhost"}, timeout=30)
     assert plain.status_code == 308
     assert plain.headers["location"].startswith("https://localhost")
+
+
+def test_the_ui_obeys_this_machines_own_user_alone(deployed: Deployed) -> None:
+    """A stranger's page in the user's browser may not name itself like this machine, nor give orders across sites."""
+    port = deployed.native.ports["127.0.0.1:8080"]
+    root = f"http://127.0.0.1:{port}"
+    assert httpx.get(f"{root}/health", timeout=30).json()["healthy"] is True
+    named = httpx.get(f"{root}/health", headers={"Host": f"localhost:{port}"}, timeout=30)
+    assert named.json()["healthy"] is True
+    rebound = httpx.get(f"{root}/health", headers={"Host": f"stranger.example:{port}"}, timeout=30)
+    assert rebound.content == b""
+    order = f"{root}/api/workflow/transcribe_media"
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    for headers in ({"Sec-Fetch-Site": "cross-site"}, link):
+        assert httpx.post(order, json={}, headers=headers, timeout=30).status_code == 403
+    assert httpx.get(f"{root}/health", headers=link, timeout=30).status_code == 200
 
 
 def test_no_secret_is_in_any_log_or_argument(deployed: Deployed) -> None:

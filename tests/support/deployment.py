@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,20 +81,20 @@ def environment_of(service: Mapping[str, Any], variables: Mapping[str, str]) -> 
 class Native:
     """The services of docker-compose.yml on 127.0.0.1, each at a port of its own.
 
-    folder: for data, logs and secrets; variables: what the file .env would say. `close` ends all, the last first.
+    folder: for data, logs and secrets; variables: what the file .env would say. `close` ends all.
     """
 
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
-    _stack: ExitStack = field(default_factory=ExitStack)
     _homes: dict[str, str] = field(default_factory=dict)
     _started: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.services: dict[str, dict[str, Any]] = compose()["services"]
         for name in ("postgres:5432", "conductor:8080", "s3:7070", "gateway:7401", "gateway-admin:7402", "fleet:7403",
-                     "front:443", "front:80", "prometheus:9090", "127.0.0.1:2020"):  # fmt: skip
+                     "front:443", "front:80", "prometheus:9090", "grafana:3000", "127.0.0.1:2020", "127.0.0.1:8080",
+                     "127.0.0.1:3000"):  # fmt: skip
             self.ports[name] = _free_port()
         self.variables.setdefault("WHISPERFLEET_DOMAIN", f"localhost:{self.ports['front:443']}")
         self.secrets = self.folder / "secrets"
@@ -105,6 +104,8 @@ class Native:
         shutil.copy(self.secrets / "postgres_password", self._made("properties") / "spring.datasource.password")
         self._homes = {
             **{name: self.at(name) for name in self.ports},
+            "localhost:8080": f"localhost:{self.ports['127.0.0.1:8080']}",
+            "localhost:3000": f"localhost:{self.ports['127.0.0.1:3000']}",
             "0.0.0.0:7401": self.at("gateway:7401"),
             "0.0.0.0:7403": self.at("fleet:7403"),
             "configtree:/run/secrets/": f"configtree:{self.folder}/properties/",
@@ -121,7 +122,15 @@ class Native:
         return f"127.0.0.1:{self.ports[name]}"
 
     def close(self) -> None:
-        self._stack.close()
+        """All are told at once; who waits for another that ends does not wait long."""
+        for process in reversed(self._started):
+            process.terminate()
+        for process in reversed(self._started):
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def environment(self, service: str, **own: str) -> dict[str, str]:
         """Of a service of ours or of somebody else's, as it would be in its container, but for where things are."""
@@ -145,7 +154,6 @@ class Native:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, **more
             )
-        self._stack.callback(_end, process)
         self._started.append(process)
         return process
 
@@ -163,6 +171,10 @@ class Native:
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
+
+    def last_words(self) -> str:
+        """The end of every log, for a test that fails."""
+        return "\n\n".join(f"{log.stem}:\n{tail(log, 6)}" for log in sorted(self.folder.glob("*.log")))
 
     def healthy(self, name: str, url: str, process: "subprocess.Popen[bytes]", **more: Any) -> None:
         """Wait until `url` answers 2xx."""
@@ -265,13 +277,18 @@ class Native:
 
     def front(self) -> "subprocess.Popen[bytes]":
         """The front, with a certificate of its own authority: no other would certify this machine."""
-        data = str(self._made("front"))
-        environment = self.environment(
-            "front", FRONT_TLS="tls internal", FRONT_LISTEN="127.0.0.1", FRONT_HTTP_PORT=str(self.ports["front:80"]),
-            HOME=data, XDG_DATA_HOME=data, XDG_CONFIG_HOME=data,
-        )  # fmt: skip
-        command = [str(found("caddy")), "run", "--adapter", "caddyfile", "--config", str(DEPLOY / "front.Caddyfile")]
-        return self.run("front", command, environment, cwd=data)
+        ports = {"FRONT_LISTEN": "127.0.0.1", "FRONT_HTTP_PORT": str(self.ports["front:80"])}
+        return self._caddy("front", FRONT_TLS="tls internal", **ports)
+
+    def ui(self) -> "subprocess.Popen[bytes]":
+        return self._caddy("ui", UI_LISTEN="127.0.0.1", UI_HEALTH=f"http://127.0.0.1:{_free_port()}")
+
+    def _caddy(self, service: str, **own: str) -> "subprocess.Popen[bytes]":
+        data = str(self._made(service))
+        environment = self.environment(service, HOME=data, XDG_DATA_HOME=data, XDG_CONFIG_HOME=data, **own)
+        config = str(DEPLOY / f"{service}.Caddyfile")
+        command = [str(found("caddy")), "run", "--adapter", "caddyfile", "--config", config]
+        return self.run(service, command, environment, cwd=data)
 
     @property
     def authority(self) -> Path:
@@ -300,15 +317,6 @@ def wait_until(holds: Callable[[], bool], otherwise: Callable[[], str]) -> None:
 
 def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "no word"
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _free_port() -> int:
