@@ -9,9 +9,11 @@ import email.utils
 import importlib.util
 import ipaddress
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -143,7 +145,7 @@ def gateway_public(url: str | None, market_is_here: bool = False, resolve: Resol
 
 def _ask_health(url: str) -> None:
     try:
-        answer = httpx.get(f"{url}/health", timeout=ANSWER_S)
+        answer = httpx.get(f"{url}/health", timeout=ANSWER_S, verify=_authorities())
     except httpx.HTTPError as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise ServerError(
@@ -167,7 +169,7 @@ def clock_agrees(whose: str, url: str, now: Now = time.time) -> str:
     """
     began = now()
     try:
-        answer = httpx.head(url, timeout=ANSWER_S)
+        answer = httpx.head(url, timeout=ANSWER_S, verify=_authorities())
     except httpx.HTTPError as error:
         raise ServerError(f"{url} does not answer ({one_line(error)}), so the clocks cannot be compared.") from None
     middle = (began + now()) / 2
@@ -221,6 +223,12 @@ def controller_alone(place: "Place") -> str:
     if place.controlled():
         raise _Note(f"one of fleet '{place.fleet}' runs on this machine; a second one would be refused")
     return f"none of fleet '{place.fleet}' runs on this machine"
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """Those that httpx trusts; reading them takes as long as a request."""
+    return httpx.create_ssl_context()
 
 
 def _addresses(host: str, port: int) -> tuple[str, ...]:

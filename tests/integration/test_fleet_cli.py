@@ -332,22 +332,19 @@ def test_logs_are_those_of_a_machine_of_ours(stage: Stage) -> None:
     assert stage("up", "--gpus", 1, *BOUNDS, "--no-controller").exit_code == 0
     (number,) = stage.rented()
     stage.fleet.clock.advance(200)
-    said = stage("logs", number, "-n", "5")
-    assert said.exit_code == 0
-    told = stage("logs", number, "--json").document
-    assert told["instance"] == number
-    assert said.stdout.splitlines() == told["lines"][-5:] or said.stdout
+    told = stage("logs", number, "-n", "5", "--json").document
+    assert told == {"instance": number, "lines": ["container started"]}
 
 
 def test_watch_follows_whoever_controls(stage: Stage) -> None:
     assert stage("up", "--gpus", 2, *BOUNDS, "--no-controller").exit_code == 0
     stage.fleet.gateway.put(20)
-    events = stage("watch", "--seconds", 240, "--json").events
-    assert len(events) >= 20
+    events = stage("watch", "--seconds", 150, "--json").events
+    assert len(events) >= 12
     assert {event["phase"] for event in events} == {"alone"}
     assert events[-1]["chunks_done"] > 0
     assert events[-1]["rtfx"] > 0
-    lines = stage("watch", "--seconds", 60).stdout.splitlines()
+    lines = stage("watch", "--seconds", 20).stdout.splitlines()
     assert lines[0].startswith("Fleet default: without a controller, 2 machines")
 
 
