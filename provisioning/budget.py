@@ -178,12 +178,14 @@ def _settled(line: Line, row: Instance, now_ms: int, news: WorkerNews | None, im
     """Bill the time since the last list from the dearer of what it was then and is now."""
     state = _state(row)
     begin = line.billed_ms
+    gone = state in ("halted", "offline") and line.state in ("asked", "booting")
+    unseen = gone and now_ms - begin > PATIENCE_MS  # it may have run until it was outbid, or its host died, just now
     gpu_ms = storage_ms = 0
     if now_ms > begin:
         ran = line.state in ("running", "over")
         if ran:
             gpu_ms = now_ms - begin
-        elif state == "running":
+        elif state == "running" or unseen:
             gpu_ms = max(0, now_ms - max(begin, line.since_ms + _fastest_boot_ms(row, image_gb)))
         if state != "offline" or line.state != "offline":
             storage_ms = now_ms - begin
@@ -197,7 +199,7 @@ def _settled(line: Line, row: Instance, now_ms: int, news: WorkerNews | None, im
         storage_usd_per_hour=row.storage_usd_per_hour,
         gpu_usd=line.gpu_usd + rate * gpu_ms / _HOUR_MS,
         storage_usd=line.storage_usd + row.storage_usd_per_hour * storage_ms / _HOUR_MS,
-        pulled_gb=max(line.pulled_gb, _pulled_gb(line, row, now_ms, image_gb)),
+        pulled_gb=max(line.pulled_gb, image_gb if unseen else _pulled_gb(line, row, now_ms, image_gb)),
         audio_gb=max(line.audio_gb, _audio_gb(news)),
         usd_per_gb=row.inet_down_usd_per_gb,
         absent_ms=None,
