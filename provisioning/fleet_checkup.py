@@ -135,9 +135,10 @@ def gateway_public(url: str | None, market_is_here: bool = False, resolve: Resol
             raise ServerError(f"The gateway's name {host} is known to no name server: check --gateway.")
         private = [address for address in found if not ipaddress.ip_address(address).is_global]
         if private:
+            address = private[0] if private[0] == host else f"{host} is {private[0]}, and that"
             raise ServerError(
-                f"The gateway {url} cannot be reached from outside: {host} is {private[0]}, which is a loopback or "
-                "private address; give it a public one."
+                f"The gateway {url} cannot be reached from outside: {address} is a loopback or private address; give "
+                "it a public one."
             )
     _ask_health(url)
     return f"{url} answers" + (f", at {', '.join(found)}" if found else ", as does the market, on this machine")
@@ -158,7 +159,7 @@ def _ask_health(url: str) -> None:
         ) from None
     if answer.status_code != httpx.codes.OK:
         raise ServerError(
-            f"{url}/health answers {answer.status_code} and not 200: something other than the gateway is there."
+            f"{url}/health answers {answer.status_code} and not 200: the gateway is not well, or it is something else."
         )
 
 

@@ -513,11 +513,11 @@ BAD = (
     Bad("no gateway", 2, "No gateway is named", prepare=_set(WHISPERFLEET_GATEWAY=None)),
     Bad("nobody at the gateway", 4, "cannot be reached from outside", prepare=_set(WHISPERFLEET_GATEWAY="http://127.0.0.1:9")),
     Bad(
-        "gateway on loopback", 4, "127.0.0.1, which is a loopback or private address",
+        "gateway on loopback", 4, "127.0.0.1 is a loopback or private address",
         ("up", *BOUNDS, "--gateway", "https://127.0.0.1:7401"), _set(WHISPERFLEET_VAST_URL="https://market.invalid"),
     ),
     Bad(
-        "gateway in a private net", 4, "192.168.1.20, which is a loopback or private address",
+        "gateway in a private net", 4, "192.168.1.20 is a loopback or private address",
         ("up", *BOUNDS, "--gateway", "https://192.168.1.20"), _set(WHISPERFLEET_VAST_URL="https://market.invalid"),
     ),
     Bad(
