@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -23,6 +24,7 @@ from vastai import VastAI
 from tests.emulator.contracts import Contract
 from tests.support.gateway_stub import GatewayStub
 from tests.vast_emulator import VastEmulator
+from workers import models, selftest
 
 pytestmark = pytest.mark.integration
 
@@ -267,3 +269,18 @@ def test_the_real_worker_is_tested_works_and_drains(machine: Machine) -> None:
     process.send_signal(signal.SIGTERM)
     assert_ended(machine, process, 0, "Ending: it has drained.")
     assert_gone(children)
+
+
+def test_the_work_that_a_model_is_measured_by_is_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many tokens for each window, though the model would have ended sooner."""
+    made: list[int] = []
+    real = selftest.generate
+
+    def watched(*given: Any) -> Any:
+        found = real(*given)
+        made.extend(len(result.sequences_ids[0]) for result in found)
+        return found
+
+    monkeypatch.setattr(selftest, "generate", watched)
+    assert selftest.measure(str(models.demo_folder()), "cpu") > 0
+    assert made == [4, selftest.TOKENS]

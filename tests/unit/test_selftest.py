@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers import models, selftest, settings
+from workers import selftest, settings
 from workers.errors import EngineError, OptionError
 
 KNOWN = "The queen opened our golden ticket."
@@ -85,21 +85,6 @@ def test_whatever_breaks_is_the_result(monkeypatch: pytest.MonkeyPatch, broken: 
 def test_a_machine_that_computes_wrongly_is_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "_try_out", lambda *_: {"words_right": 0.5, "rtfx": 900.0})
     assert "heard 50% of the known words" in selftest.run("demo", needs_gpu=False).reason
-
-
-def test_the_work_that_a_model_is_measured_by_is_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many tokens for each window, though the model would have ended sooner."""
-    made: list[int] = []
-    real = selftest.generate
-
-    def watched(*given: Any) -> Any:
-        found = real(*given)
-        made.extend(len(result.sequences_ids[0]) for result in found)
-        return found
-
-    monkeypatch.setattr(selftest, "generate", watched)
-    assert selftest.measure(str(models.demo_folder()), "cpu") > 0
-    assert made == [4, selftest.TOKENS]
 
 
 # ---- what it is told ----
