@@ -34,6 +34,7 @@ LONGEST_HOLD_MS = {"transcribe_chunk": 1_800_000, "detect_language": 1_800_000, 
 LONGEST_WAIT_S = 10  # that a machine may put a task aside for
 LOG_CHARACTERS, LOGS_A_TASK = 2_000, 100
 SWEEP_S = 5.0
+SWEEPS_A_WRITE = 6  # statistics of a thousand machines take some 30 ms to write
 _TASK_ID = re.compile(r"[0-9a-fA-F-]{16,64}")  # a UUID; what else stands there in Conductor's API are words
 _STATUSES = ("IN_PROGRESS", "COMPLETED", "FAILED", "FAILED_WITH_TERMINAL_ERROR")
 _SHOWN = (
@@ -90,6 +91,9 @@ class Desk:
     pace: Pace = field(default_factory=lambda: Pace(lambda: 0.8 + secrets.randbelow(400) / 1000))
     book: LeaseBook = field(default_factory=LeaseBook)
     _logs: dict[str, int] = field(default_factory=dict)
+    _coming: dict[str, int] = field(default_factory=dict)
+    _offered: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _sweeps: int = 0
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -186,15 +190,26 @@ class Desk:
         now = now_ms()
         self.metrics.polls.labels(machine.nonce, kind).inc()
         self.pace.seen(machine.nonce, kind, now)
-        room = min(count, MAX_HELD - len(self.book.of(machine.nonce)))
+        held = len(self.book.of(machine.nonce)) + self._coming.get(machine.nonce, 0)
+        room = min(count, MAX_HELD - held)
         if room < 1 or rented.draining or rented.refused is not None:
             return []
+        self._coming[machine.nonce] = self._coming.get(machine.nonce, 0) + room  # of polls that come all at once
+        try:
+            return await self._ask_for(machine.nonce, kind, room, now)
+        finally:
+            self._coming[machine.nonce] -= room
+            if not self._coming[machine.nonce]:
+                del self._coming[machine.nonce]
+
+    async def _ask_for(self, nonce: str, kind: str, room: int, now: int) -> list[dict[str, Any]]:
         if self.prober is not None:
-            probe = await asyncio.to_thread(self.prober.offer, machine.nonce, kind, now)
+            probe = await asyncio.to_thread(self.prober.offer, nonce, kind, now)
             if probe is not None:
-                return [self._hand(probe, machine.nonce, probe=True)]
-        tasks = await self.upstream.poll(kind, machine.nonce, room)
-        return [shown for task in tasks if (shown := await self._hand_if_meant(task, machine.nonce))]
+                self._offered[probe["taskId"]] = probe
+                return [self._hand(probe, nonce, probe=True)]
+        tasks = await self.upstream.poll(kind, nonce, room)
+        return [shown for task in tasks if (shown := await self._hand_if_meant(task, nonce))]
 
     async def _hand_if_meant(self, task: dict[str, Any], nonce: str) -> dict[str, Any] | None:
         """A task that is not for this machine goes back as if it had never been polled."""
@@ -235,9 +250,9 @@ class Desk:
     async def look(self, machine: Machine, task_id: str) -> dict[str, Any]:
         """A task that the machine holds, as it stands; Refused for every other."""
         lease = await self.held(machine, task_id)
-        task = None if lease.probe else await self.upstream.task(task_id)
-        if lease.probe:
-            return self.shown({**_probe_task(lease)}, lease)
+        if lease.probe:  # all that a real one shows, or the machine would know
+            return self.shown({**self._offered[task_id], "updateTime": lease.touched_ms}, lease)
+        task = await self.upstream.task(task_id)
         if task is None or task.get("workerId") != owner_of(machine.nonce):
             self._over(lease)
             raise Refused(403, "asks for a task that it does not hold", task=task_id)
@@ -287,6 +302,7 @@ class Desk:
     async def _in_progress(self, lease: Lease, result: dict[str, Any]) -> None:
         if result.get("extendLease") is True:
             if lease.probe:
+                lease.touched_ms = now_ms()
                 return
             lease_ms = now_ms() - lease.since_ms
             if lease_ms > LONGEST_HOLD_MS.get(lease.kind, 0):
@@ -445,6 +461,7 @@ class Desk:
         self.book.drop(lease.task_id)
         self.state.let_go(lease.task_id)
         self._logs.pop(lease.task_id, None)
+        self._offered.pop(lease.task_id, None)
 
     # ---- what is so, and what was ----
 
@@ -490,7 +507,9 @@ class Desk:
             rented = self.state.machine(nonce)
             if rented.refused is not None or rented.revoked_ms is not None or rented.expires_ms < now:
                 await self._take_all(nonce, "its machine is not trusted any more")
-        self.state.write_all()
+        self._sweeps += 1
+        if self._sweeps % SWEEPS_A_WRITE == 0:
+            self.state.write_all()
 
     async def _measure(self, lease: Lease) -> None:
         """How much audio the task has: 0 until its chunk is cut."""
@@ -502,19 +521,6 @@ class Desk:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-
-def _probe_task(lease: Lease) -> dict[str, Any]:
-    return {
-        "taskId": lease.task_id,
-        "workflowInstanceId": lease.workflow_id,
-        "taskType": lease.kind,
-        "taskDefName": lease.kind,
-        "referenceTaskName": lease.reference,
-        "status": "IN_PROGRESS",
-        "inputData": lease.data,
-        "responseTimeoutSeconds": lease.response_timeout_ms // 1000,
-    }
 
 
 def now_ms() -> int:

@@ -20,6 +20,7 @@ QUIET_S = 0.05
 ANNOUNCE_S = 8.0  # a worker is taken for gone after 20 s of silence (workers.tasks.PRESENCE_TTL_MS)
 ANNOUNCES_PER_S = 50.0  # of all machines: with more of them than 400 a count of who is alive is a little low
 POLL_DATA_S = 2.0
+SIZE_S = 4.0  # to wait for the length of a queue: whoever watches asks again soon
 _TIMEOUT = httpx.Timeout(20.0, connect=5.0, pool=15.0)
 _LIMITS = httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=20.0)
 
@@ -118,7 +119,7 @@ class Upstream:
         """How many tasks wait by kind."""
 
         async def size(kind: str) -> int:
-            answer = await self._ask("queue", "GET", "/tasks/queue/size", params={"taskType": kind})
+            answer = await self._ask("queue", "GET", "/tasks/queue/size", params={"taskType": kind}, timeout=SIZE_S)
             return int(answer.json()) if answer.status_code == 200 and answer.content else 0
 
         return dict(zip(kinds, await asyncio.gather(*map(size, kinds)), strict=True))

@@ -338,6 +338,18 @@ def test_one_machine_holds_a_few_tasks_only(gateway: OpenGateway, conductor: Con
         assert machine.get("/tasks/poll/transcribe_chunk").status_code == 204
 
 
+def test_polls_that_come_all_at_once_get_no_more_than_others(
+    gateway: OpenGateway, conductor: Conductor, folder: Path
+) -> None:
+    with chunks(conductor.url, folder / "home", 12), gateway.machine("atoncepoll") as machine:
+        ends = time.monotonic() + 10
+        while gateway.admin.demand().queued_tasks < 12 and time.monotonic() < ends:
+            time.sleep(0.05)
+        with ThreadPoolExecutor(24) as pool:
+            answers = list(pool.map(lambda _: machine.get("/tasks/poll/transcribe_chunk"), range(24)))
+        assert sum(answer.status_code == 200 for answer in answers) <= 8
+
+
 def test_a_failure_costs_an_attempt_and_is_never_for_good(
     gateway: OpenGateway, conductor: Conductor, folder: Path
 ) -> None:
