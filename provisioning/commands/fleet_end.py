@@ -38,7 +38,7 @@ def drain(place: "Place", patience_s: float, as_json: bool) -> None:
 def down(place: "Place", patience_s: float, as_json: bool) -> None:
     """End every machine of the fleet; what they hold is done again elsewhere.
 
-    It is over when two lists of the market, 20 s apart, show none of them. Exit code 8 while some are left.
+    It is over when lists of the market, 20 s apart and more, show none of them. Exit code 8 while some are left.
     """
     _end(place, "down", patience_s, as_json)
 
@@ -66,6 +66,9 @@ def _do(
     from provisioning.fleet_control import ending
     from provisioning.reconcile import interruptible
 
+    display.note(
+        "It is over when one list of the market after the other shows nothing of it, a minute or two from now."
+    )
     end = place.time.monotonic() + patience_s
     with ending(place) as running, interruptible(running.controller):
         late = False

@@ -41,6 +41,7 @@ def watch(place: "Place", seconds: float | None, as_json: bool) -> None:
 
     --json prints a JSON object a line.
     """
+    import contextlib
     import sys
 
     from provisioning.cloud import CloudBlind
@@ -48,8 +49,8 @@ def watch(place: "Place", seconds: float | None, as_json: bool) -> None:
     from provisioning.fleet_glance import ALONE, glance
 
     end = None if seconds is None else place.time.now() + seconds
-    with make_display(as_json, sys.stdout.isatty()) as display:
-        pause = CONTROLLED_S
+    pause = CONTROLLED_S
+    with make_display(as_json, sys.stdout.isatty()) as display, contextlib.suppress(KeyboardInterrupt):
         while True:
             try:
                 now = glance(place)

@@ -371,6 +371,13 @@ def test_a_market_with_too_few_is_told_with_its_reason(stage: Stage) -> None:
     assert len(stage.rented()) == 8
 
 
+def test_ctrl_c_is_how_one_leaves_a_watch(stage: Stage) -> None:
+    stage.fleet.at(40, lambda: os.kill(os.getpid(), signal.SIGINT))
+    watched = stage("watch", "--json")
+    assert (watched.exit_code, watched.error) == (0, "")
+    assert 2 <= len(watched.events) <= 5
+
+
 # ---- while a controller runs ----
 
 
