@@ -47,7 +47,8 @@ COPY --from=build /opt/whisperfleet /opt/whisperfleet
 # Libraries of a CUDA release run on every driver of its major version; kernels that are compiled at load, as for cards
 # newer than CTranslate2's, need a driver as new as they are, and a machine that lacks it fails its self-test. So more
 # machines will do than the base says, down to `provisioning.cloud.OfferQuery.min_cuda`.
-ENV NVIDIA_VISIBLE_DEVICES=all \
+ENV PATH=/opt/whisperfleet/bin:${PATH} \
+    NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_REQUIRE_CUDA="cuda>=12.4" \
     LD_LIBRARY_PATH=/opt/whisperfleet/lib/python3.12/site-packages/nvidia/cublas/lib \

@@ -86,6 +86,16 @@ def test_everything_that_is_copied_is_there() -> None:
     assert set(packed) <= set(" ".join(rests("COPY")).split()), "the wheel needs them"
 
 
+def test_the_engine_is_sent_what_is_copied_and_nothing_else() -> None:
+    lines = (ROOT / "provisioning" / "worker.Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    rules = [line for line in lines if not line.startswith("#")]
+    copied = [rest.split()[:-1] for rest in rests("COPY") if "--from=" not in rest]
+    assert rules[0] == "**"
+    assert {rule.removeprefix("!") for rule in rules if rule.startswith("!")} == {
+        name for names in copied for name in names
+    }
+
+
 def test_what_it_starts_is_the_supervisor_that_the_package_installs() -> None:
     (entry,) = rests("ENTRYPOINT")
     (program,) = json.loads(entry)
