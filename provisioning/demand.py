@@ -4,8 +4,9 @@
 a lost one held. Both answer with a sentence where nobody is there or the key is wrong.
 """
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ import httpx
 from provisioning.fleet import Demand, WorkerNews
 from workers.errors import TerminalError, TransientError, one_line
 from workflows import progress
+
+log = logging.getLogger(__name__)
 
 WORKFLOW = "transcribe_media"
 SAMPLE_MS = 30_000  # what detect_language hears of each sample; a handful of seconds next to any job
@@ -61,15 +64,12 @@ class DemandSource(Protocol):
 class GatewayAdmin:
     """The gateway's admin API. Raises GatewaySilent and GatewayRefused, each in one sentence."""
 
-    def __init__(
-        self, address: str, key: str, *, timeout_s: float = 10.0, transport: httpx.BaseTransport | None = None
-    ) -> None:
+    def __init__(self, address: str, key: str, *, timeout_s: float = 10.0) -> None:
         self.address = address.rstrip("/")
         self._http = httpx.Client(
             base_url=self.address,
             headers={"Authorization": f"Bearer {key}"},
             timeout=timeout_s,
-            transport=transport,
             trust_env=False,  # a proxy of the environment would get to see the key
         )
 
@@ -157,7 +157,8 @@ class ConductorDemand:
     """Demand as the real Conductor and the gateway tell it.
 
     Waiting tasks are counted by queue (a task that is polled leaves it), audio by the mean chunk of the executions that
-    run; each of those is read once, when it has been planned, since its cuts do not change.
+    run; each of those is read once, when it has been planned, since its cuts do not change. say: gets a sentence when
+    Conductor stops to answer.
     """
 
     def __init__(
@@ -167,9 +168,12 @@ class ConductorDemand:
         kinds: Sequence[str],
         *,
         timeout_s: float = 15.0,
-        transport: httpx.BaseTransport | None = None,
+        say: Callable[[str], None] = log.warning,
     ) -> None:
-        self._http = httpx.Client(base_url=server.rstrip("/"), timeout=timeout_s, transport=transport, trust_env=False)
+        self._server = server.rstrip("/")
+        self._http = httpx.Client(base_url=self._server, timeout=timeout_s, trust_env=False)
+        self._say = say
+        self._said: str | None = None
         self._gateway = gateway
         self._kinds = tuple(kinds)
         self._jobs: dict[str, dict[str, float]] = {}
@@ -179,14 +183,28 @@ class ConductorDemand:
 
     def look(self) -> Demand:
         try:
-            queued = self._queued()
-            held = self._gateway.demand()
-        except (httpx.HTTPError, ValueError, GatewaySilent, GatewayRefused):
+            audio, tasks = self._queued()
+        except (httpx.HTTPError, ValueError) as error:
+            self._tell(
+                f"The Conductor server does not answer at {self._server.removesuffix('/api')} ({one_line(error)}): "
+                "nothing is rented or given back for its queue until it does."
+            )
             return Demand(known=False)
-        audio, tasks = queued
+        try:
+            held = self._gateway.demand()
+        except (GatewaySilent, GatewayRefused) as error:
+            self._tell(str(error))
+            return Demand(known=False)
+        self._said = None
         return Demand(audio, tasks, held.held_audio_ms, held.held_tasks, known=held.known)
 
+    def _tell(self, text: str) -> None:
+        if self._said != text:
+            self._said = text
+            self._say(text)
+
     def _queued(self) -> tuple[int, int]:
+        """Audio (milliseconds) and number of the tasks that wait."""
         sizes = {kind: self._size(kind) for kind in self._kinds}
         if not any(sizes.values()):
             return 0, 0

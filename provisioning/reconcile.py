@@ -124,6 +124,7 @@ class Controller:
         """Raises FleetTaken where another controller lives."""
         self._began_ms = self._clock.now_ms()
         self._ledger.take_ownership(self._began_ms)
+        self._ledger.forget_history(self._began_ms)
         if self._ledger.notice:
             self._alarm(self._ledger.notice)
         return self

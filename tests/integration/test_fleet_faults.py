@@ -241,7 +241,7 @@ def test_machines_end_by_themselves_while_nobody_can_reach_the_market(tmp_path: 
 
 # ---- F13: the controller dies at every step ----
 
-QUICK_BOOT = Timing(image_gb=0.5, created_s=1.0, loading_s=1.0)
+LISTED_LATE = Timing(listed_after_s=25.0)  # the next controller's first list lacks what the one before rented last
 SHORT_LIVED = replace(LIMITS, ttl_s=900.0)
 
 
@@ -250,7 +250,7 @@ def a_life(world: Fleet) -> Callable[[Controller], None]:
 
     def live(controller: Controller) -> None:
         controller.up(1)
-        world.clock.advance(15)
+        world.clock.advance(45)
         controller.tick()
         world.vast.faults.add("F8", who="one")
         world.clock.advance(10)
@@ -292,14 +292,14 @@ def test_whoever_comes_after_a_killed_controller_leaves_nothing(
     rows = []
     for step in itertools.count(1):
         workers = converge is not by_cron_elsewhere
-        with Fleet(tmp_path / str(step), limits=SHORT_LIVED, timing=QUICK_BOOT, workers=workers) as world:
+        with Fleet(tmp_path / str(step), limits=SHORT_LIVED, timing=LISTED_LATE, workers=workers) as world:
             world.gateway.put(20, 600.0)
             if not world.crash(step, a_life(world)):
                 break
             rows.append(world.check("F13", what, reported=converge(world), chunks=False))
             assert max(chunk.results for chunk in world.gateway.chunks) <= 1
             one_machine_an_intent(world)
-    assert len(rows) > 40
+    assert len(rows) > 20
     table.append(summed(rows, f"killed at each of {len(rows)} steps: {what}"))
 
 
@@ -307,10 +307,11 @@ def test_whoever_comes_after_a_killed_controller_leaves_nothing(
 def test_a_fleet_goes_on_where_a_killed_controller_left_it(lost: bool, tmp_path: Path, table: list[Row]) -> None:
     """The next controller takes the machines over, and every chunk is done once."""
     rows = []
-    for step in (6, 30, 61, 92):
-        with Fleet(tmp_path / str(step)) as world:
+    for seconds in (5, 35, 90, 140):
+        with Fleet(tmp_path / str(seconds)) as world:
             world.gateway.put(*WORK)
-            assert world.crash(step, lambda controller: controller.run(until_idle=True))
+            world.at(seconds, world.kill)
+            assert world.crash(None, lambda controller: controller.run(until_idle=True))
             world.clock.advance(25)
             if lost:
                 world.lose_database()
@@ -319,7 +320,18 @@ def test_a_fleet_goes_on_where_a_killed_controller_left_it(lost: bool, tmp_path:
             rows.append(world.check("F13", "", reported=spent))
             one_machine_an_intent(world)
     how = "deleted" if lost else "kept"
-    table.append(summed(rows, f"killed at {len(rows)} steps, the next one finishes, database {how}"))
+    table.append(summed(rows, f"killed at {len(rows)} moments, the next one finishes, database {how}"))
+
+
+def test_what_ran_while_no_controller_looked_is_billed_all_the_same(tmp_path: Path, table: list[Row]) -> None:
+    """Booted, worked and outbid, all between the death of one controller and the start of the next."""
+    with Fleet(tmp_path, **SLOWLY) as world:
+        world.gateway.put(*WORK)
+        assert world.crash(8, lambda controller: controller.up(3))
+        world.vast.faults.add("F8", who="all", after_s=980.0)
+        world.clock.advance(1_000)
+        world.run()
+        table.append(world.check("F13", "killed, and 17 minutes later all were outbid"))
 
 
 # ---- F14: two controllers ----

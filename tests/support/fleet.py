@@ -313,13 +313,11 @@ class Steps:
         self.done = 0
 
     def around(self, act: Callable[..., Any]) -> Callable[..., Any]:
-        """The process may die before the act, and after it before anybody has heard of it."""
+        """The process may die before each act; dying after one is dying before the next."""
 
         def acting(*given: Any, **more: Any) -> Any:
             self._step()
-            result = act(*given, **more)
-            self._step()
-            return result
+            return act(*given, **more)
 
         return acting
 
@@ -493,13 +491,13 @@ class Fleet:
         """As cron does it on another machine: without database and gateway."""
         return reaper.reap(self.cloud(), self.our_clock.now_ms, self.clock.sleep)
 
-    def crash(self, at: int, life: Callable[[Controller], object]) -> bool:
-        """One life of a controller that is killed at its `at`-th step; False where it had fewer and came to its end.
+    def crash(self, at: int | None, life: Callable[[Controller], object]) -> bool:
+        """One life of a controller that is killed at its `at`-th step, or by `kill`; False where it came to its end.
 
         What the kernel does for a dead process is done: its lock is free and its file closed, and nothing else.
         """
         steps = Steps(at)
-        ledger = brittle(Ledger(self.database), steps, ("save", "strike", "charge", "booted", "measured"))
+        ledger = brittle(Ledger(self.database), steps, ("save", "strike"))
         cloud = brittle(self.cloud(), steps, ("create", "destroy"))
         gateway = brittle(_Passing(self.gateway), steps, ("admit", "lose", "drain"))
         controller = self._controller(ledger, cloud, gateway)
@@ -512,6 +510,10 @@ class Fleet:
         finally:
             ledger.close()
         return False
+
+    def kill(self) -> None:
+        """To be given to `at`: whoever waits then dies."""
+        raise Killed
 
     def lose_database(self) -> None:
         for left in self.database.parent.glob(f"{self.fleet}.*"):
