@@ -1,4 +1,4 @@
-"""Known questions: they look like tasks, an honest machine passes, a lazy or lying one is found, nobody else suffers."""
+"""Known questions: they look like tasks, an honest machine passes, a lying one is found, nobody else suffers."""
 
 import io
 import itertools
