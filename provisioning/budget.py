@@ -19,6 +19,7 @@ RUNNING = frozenset({"running", "frozen", "rebooting"})
 BOOTING = frozenset({None, "created", "loading"})
 AUDIO_GB_PER_HOUR = 0.072  # 20 kB a second: what FLAC makes of lively speech at 16 kHz, 16 bit, is a little less
 PATIENCE_MS = 60_000  # lists come every 10 to 15 s: one that boots and was not seen for longer is taken as running
+LANDING_MS = 30_000  # one that is found stopped so soon had no room or too low a bid: it has pulled next to nothing
 OVERSTAY_MS = 15 * 60_000  # a container counts its life from its start, which is a boot later than the label's clock
 _HOUR_MS = 3_600_000
 
@@ -254,10 +255,14 @@ def _fastest_boot_ms(row: Instance, image_gb: float) -> int:
 
 
 def _pulled_gb(line: Line, row: Instance, now_ms: int, image_gb: float) -> float:
-    if row.actual is None or row.actual == "created":
+    """As much of the image as can have come: all of it where it runs, also where it was stopped before it was seen."""
+    stopped = row.actual in ("exited", "stopped")
+    if row.actual in RUNNING:
+        return image_gb
+    if row.actual in (None, "created") or line.state not in ("asked", "booting"):
+        return line.pulled_gb
+    if line.state == "asked" and stopped and now_ms - line.since_ms < LANDING_MS:
         return 0.0
-    if row.actual != "loading":
-        return image_gb if row.actual in RUNNING else line.pulled_gb
     seconds = max(0, now_ms - line.since_ms) / 1000
     return min(image_gb, seconds * row.inet_down_mbps / 8_000)
 

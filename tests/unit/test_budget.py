@@ -108,6 +108,14 @@ def test_the_image_is_billed_as_it_comes_and_the_audio_with_the_work() -> None:
     assert usd(meter, 60) == pytest.approx(0.01 * (4.0 + 2 * AUDIO_GB_PER_HOUR))
 
 
+def test_one_that_was_stopped_before_it_was_seen_may_have_pulled_its_image() -> None:
+    traffic = {"inet_down_usd_per_gb": 0.01, "gpu_usd_per_hour": 0.0, "storage_usd_per_hour": 0.0}
+    assert usd(metered((90, "exited"), **traffic), 90) == pytest.approx(0.04)
+    assert usd(metered((20, "exited"), **traffic), 20) == 0, "it never started"
+    assert usd(metered((0, None), (10, "loading"), (30, "exited"), **traffic), 30) == pytest.approx(0.03)
+    assert usd(metered((0, None), (30, "exited"), (90, "exited"), **traffic), 90) == pytest.approx(0.03)
+
+
 def test_while_nobody_answers_it_goes_on_and_a_boot_counts_as_running() -> None:
     running = metered((0, None), (50, "running"))
     blind = advance(running, [INTENT], None, NOW + 900_000, FLEET)
