@@ -7,11 +7,12 @@ the expiry in its label. `down` ends all machines of one fleet. Whatever has no 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from provisioning.cloud import Cloud, CloudBlind, Instance
+from provisioning.cloud import Cloud, CloudBlind, CloudRefused, Instance
 from provisioning.fleet import Label
 
 LISTS_APART_S = 20.0  # two lists this far apart, as one alone proves little: rows may be late or missing
 ROUND_S = 10.0
+REFUSALS_BELIEVED = 3  # rounds in a row: a market in trouble was seen to refuse good keys, and others may be let go
 GIVE_UP_S = 15 * 60.0  # a market that does not let go for so long needs a person, who is told what is left
 
 
@@ -83,6 +84,7 @@ class _Sweep:
         self._due = due
         self._say = say
         self._asked: set[int] = set()
+        self._refused_rounds = 0
 
     def until_clean(self, give_up_s: float) -> Reaped:
         end = self._now_ms() + round(give_up_s * 1000)
@@ -112,6 +114,7 @@ class _Sweep:
         """Ids that are due by a whole list, each asked to end; and how many of ours are not."""
         ours = [(row, label) for row in self._cloud.instances() if (label := Label.decode(row.label)) is not None]
         due = [row for row, label in ours if self._due(row, label)]
+        refused: CloudRefused | None = None
         for row in due:
             if row.id not in self._asked:
                 self._say(f"Instance {row.id} ({row.gpu_name}, {row.label}) is to go.")
@@ -120,4 +123,9 @@ class _Sweep:
                 self._cloud.destroy(row.id)
             except CloudBlind as error:
                 self._say(str(error))
+            except CloudRefused as error:
+                refused = error
+        self._refused_rounds = 0 if refused is None else self._refused_rounds + 1
+        if refused is not None and self._refused_rounds >= REFUSALS_BELIEVED:
+            raise refused
         return tuple(row.id for row in due), len(ours) - len(due)
