@@ -15,5 +15,5 @@ if [ -z "$ROOT_ACCESS_KEY_ID" ] || [ -z "$ROOT_SECRET_ACCESS_KEY" ]; then
 fi
 export ROOT_ACCESS_KEY_ID ROOT_SECRET_ACCESS_KEY
 
-mkdir -p "$VGW_FOLDER/$VGW_BUCKET" "$VGW_META_SIDECAR" # a folder there is a bucket
+mkdir -p "$VGW_FOLDER/$VGW_BUCKET" # a folder there is a bucket
 exec versitygw posix "$VGW_FOLDER"

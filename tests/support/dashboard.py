@@ -10,6 +10,7 @@ Series = tuple[dict[str, str], list[tuple[float, float]]]
 Ask = Callable[[str], list[Series]]
 """A query's series over the time to draw: labels, and (epoch seconds, value)."""
 
+_DAY_S = 86_400  # matplotlib counts days since 1970
 _ROW_INCHES, _COLUMN_INCHES = 0.34, 0.72
 _UNITS: dict[str, Callable[[float], str]] = {
     "currencyUSD": lambda value: f"${value:,.4g}",
@@ -20,8 +21,8 @@ _UNITS: dict[str, Callable[[float], str]] = {
 }
 
 
-def draw(dashboard: dict[str, Any], ask: Ask, note: str, picture: Path) -> None:
-    """Write a PNG. note: one line under it that says what it shows, and that it is not Grafana."""
+def draw(dashboard: dict[str, Any], ask: Ask, span: tuple[float, float], note: str, picture: Path) -> None:
+    """Write a PNG. span: from when to when, epoch seconds; note: one line under it that says what it is."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -37,6 +38,8 @@ def draw(dashboard: dict[str, Any], ask: Ask, note: str, picture: Path) -> None:
         axes = figure.add_axes((left, bottom, width, height), facecolor="white")
         axes.set_title(panel["title"], fontsize=9, loc="left", fontweight="bold")
         {"stat": _stat, "table": _table}.get(panel["type"], _lines)(axes, panel, ask)
+        if panel["type"] == "timeseries":
+            axes.set_xlim(span[0] / _DAY_S, span[1] / _DAY_S)
     figure.text(0.01, 0.006, note, fontsize=8, color="#555555")
     figure.savefig(picture, dpi=80)
 
@@ -83,14 +86,15 @@ def _lines(axes: Any, panel: dict[str, Any], ask: Ask) -> None:
     unit = _unit(panel)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value, unit)))
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M:%S"))  # type: ignore[no-untyped-call]
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.1)
     axes.tick_params(labelsize=6)
     axes.grid(alpha=0.3)
     for other in right.values():
         other.set_ylim(bottom=0)
         other.tick_params(labelsize=6)
     if drawn:
-        axes.legend(drawn, [line.get_label() for line in drawn], fontsize=6, ncols=4, loc="upper left", frameon=False)
+        axes.legend(drawn, [line.get_label() for line in drawn], fontsize=6, ncols=9, frameon=False,
+                    loc="lower right", bbox_to_anchor=(1, 0.98), columnspacing=1, handlelength=1)  # fmt: skip
 
 
 def _table(axes: Any, panel: dict[str, Any], ask: Ask) -> None:

@@ -111,7 +111,7 @@ class Native:
             "configtree:/run/secrets/": f"configtree:{self.folder}/properties/",
             "/run/secrets/": f"{self.secrets}/",
             "/data/": f"{self._made('objects')}/",
-            "-C /data ": f"-C {self._made('objects')} ",
+            "=/data": f"={self._made('objects')}",
             "/var/lib/conductor": str(self._made("conductor")),
             "/etc/prometheus/": f"{self._made('prometheus')}/",
             "=/prometheus": f"={self._made('prometheus')}/data",
@@ -139,13 +139,13 @@ class Native:
                             "XDG_DATA_HOME", "XDG_CONFIG_HOME"}, "a service natively knows nothing more"  # fmt: skip
         return {**bare_environment(), **{name: self.rehomed(value) for name, value in told.items()}, **own}
 
-    def command(self, service: str) -> list[str]:
-        return [self.rehomed(interpolated(str(word), self.variables)) for word in self.services[service]["command"]]
+    def command(self, service: str, part: str = "command") -> list[str]:
+        return [self.rehomed(interpolated(str(word), self.variables)) for word in self.services[service][part]]
 
     def rehomed(self, text: str) -> str:
         """`text` with addresses and folders of containers replaced by those of this machine, the longest first."""
         longest = sorted(self._homes, key=len, reverse=True)
-        pattern = "|".join(("" if there[0] in "=-" else r"(?<![\w.-])") + re.escape(there) for there in longest)
+        pattern = "|".join(("" if there.startswith("=") else r"(?<![\w.-])") + re.escape(there) for there in longest)
         return re.sub(pattern, lambda match: self._homes[match[0]], text)
 
     def run(self, name: str, command: list[str], environment: dict[str, str], **more: Any) -> "subprocess.Popen[bytes]":
@@ -268,9 +268,8 @@ class Native:
     def another_s3(self, program: Path, data: Path) -> str:
         """A second store over `data`, a copy of the first one's folder; its HOST:PORT."""
         address = f"127.0.0.1:{_free_port()}"
-        folders = {"VGW_FOLDER": str(data / "objects"), "VGW_META_SIDECAR": str(data / "metadata")}
         path = os.pathsep.join((str(program.parent), os.environ.get("PATH", os.defpath)))
-        environment = self.environment("s3", VGW_PORT=address, PATH=path, **folders)
+        environment = self.environment("s3", VGW_PORT=address, PATH=path, VGW_FOLDER=str(data / "objects"))
         process = self.run("s3-restored", ["sh", str(DEPLOY / "s3.sh")], environment, cwd=data)
         self.healthy("s3-restored", f"http://{address}/health", process)
         return address
