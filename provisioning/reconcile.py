@@ -49,6 +49,7 @@ LISTS_APART_MS = 20_000  # two lists this far apart without a machine of ours: t
 FRUITLESS_TICKS = 3  # `up` gives up after as many ticks that rented nothing while something was to be rented
 REFUSALS_BELIEVED = 3  # in a row: a market in trouble was seen to refuse good keys, and giving up costs the fleet
 NOT_SURE = ("unknown", "closing", "orphan", "preempted", "dead", "expired", "refused")  # `up` does not count these
+SPOKE_LATELY_MS = 45_000  # two heartbeats of a worker, and some
 STRIKE_REFUSED_S = 24 * 3_600.0  # as `provisioning.classify` has it for those that are still listed
 STRIKE_VANISHED_S = 3_600.0  # or the same cheap host would be rented again and again
 ALARMS_KEPT = 20
@@ -232,7 +233,7 @@ class Controller:
         heard = self._hearing.listen(now)
         if heard.problem:
             self._alarm(heard.problem)
-        rows = self._list(now)
+        rows = self._list(heard, now)
         self._adopt(rows, now)
         intents = self._ledger.intents()
         self._learn(heard, intents)
@@ -275,7 +276,7 @@ class Controller:
 
     # ---- looking ----
 
-    def _list(self, now_ms: int) -> tuple[Instance, ...] | None:
+    def _list(self, heard: Heard, now_ms: int) -> tuple[Instance, ...] | None:
         """The market's list, or None: blind."""
         try:
             rows = self._cloud.instances()
@@ -284,13 +285,15 @@ class Controller:
             self._alarm(str(error))
             if self._known.refusals >= REFUSALS_BELIEVED or not self._known.listed:
                 self._give_up(str(error))
-            self._blind(now_ms)
-            return None
+            return self._blind(now_ms)
         except CloudBlind as error:
             self._alarm(str(error))
-            self._blind(now_ms)
-            return None
-        self._known.refusals, self._known.listed, self._known.blind_since_ms = 0, True, None
+            return self._blind(now_ms)
+        self._known.refusals, self._known.listed = 0, True
+        if self._is_contradicted(rows, heard, now_ms):
+            self._alarm("The market lists no machine of this fleet while their workers speak: that is not believed.")
+            return self._blind(now_ms)
+        self._known.blind_since_ms = None
         ours = any(self._is_ours(row) for row in rows)
         if ours or any(intent.state != "closed" for intent in self._ledger.intents()):
             self._known.clean_since_ms = None
@@ -298,10 +301,19 @@ class Controller:
             self._known.clean_since_ms = now_ms
         return rows
 
-    def _blind(self, now_ms: int) -> None:
+    def _is_contradicted(self, rows: tuple[Instance, ...], heard: Heard, now_ms: int) -> bool:
+        """Whether the list lacks all our machines, and one of those spoke to the gateway just now."""
+        bound = [intent for intent in self._ledger.intents() if intent.state == "bound"]
+        if {intent.instance_id for intent in bound} & {row.id for row in rows}:
+            return False
+        news = [heard.workers[intent.nonce] for intent in bound if intent.nonce in heard.workers]
+        return heard.known and any(now_ms - (one.last_seen_ms or 0) < SPOKE_LATELY_MS for one in news)
+
+    def _blind(self, now_ms: int) -> tuple[Instance, ...] | None:
         if self._known.blind_since_ms is None:
             self._known.blind_since_ms = now_ms
         self._known.clean_since_ms = None
+        return None
 
     def _is_ours(self, row: Instance) -> bool:
         label = Label.decode(row.label)
