@@ -586,5 +586,14 @@ def test_a_machine_that_invents_is_found_out_by_what_a_trusted_worker_did(
         assert job.ended() in ("COMPLETED", "RUNNING")
         assert opened.said("strike", "honest0002") == []
         assert "came back otherwise" in opened.said("strike", "liar000001")[0]["reason"]
+        with chunks(conductor.url, tmp_path / "home", 1) as more, opened.machine("looker0001") as looker:
+            made_up, real = polled(looker), polled(looker)
+            assert more.job == real["inputData"]["job"] != made_up["inputData"]["job"]
+            assert {name: type(value) for name, value in made_up.items()} == {
+                name: type(value) for name, value in real.items()
+            }
+            assert set(made_up["inputData"]) == set(real["inputData"])
+            told = [looker.get(f"/tasks/{task['taskId']}").json() for task in (made_up, real)]
+            assert set(told[0]) == set(told[1])
         asked = {line["task"] for line in opened.said("probe")}
         assert not asked & {task["taskId"] for task in job.state()["tasks"]}, "Conductor never hears of them"
