@@ -147,7 +147,9 @@ class Ledger:
     def intents(self) -> tuple[Intent, ...]:
         """All that are remembered, also closed ones: a machine that comes back late is known by them."""
         rows = self._rows(f"SELECT {_INTENT} FROM intents ORDER BY asked_ms, nonce")
-        return tuple(Intent(*row[:8], bool(row[8]), *row[9:]) for row in rows)
+        names = [field.name for field in fields(Intent)]
+        found = (dict(zip(names, row, strict=True)) for row in rows)
+        return tuple(Intent(**(each | {"is_bid": bool(each["is_bid"])})) for each in found)
 
     # ---- money ----
 
