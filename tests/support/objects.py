@@ -265,7 +265,7 @@ def serve(
         book.drop(one.task_id)
 
     app = Starlette(routes=kind(book, audit, open_storage, note, **more).routes())
-    listener = socket.socket()
+    listener = socket.socket(proto=socket.IPPROTO_TCP)  # else asyncio leaves Nagle on, at 40 ms an answer
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, ws="none"))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
