@@ -84,14 +84,8 @@ class Upstream:
             door.looking = None
 
     async def _poll(self, door: _Door, kind: str, nonce: str, count: int) -> list[dict[str, Any]]:
-        owner = owner_of(nonce)
-        if count == 1:
-            answer = await self._ask("poll", "GET", f"/tasks/poll/{kind}", params={"workerid": owner})
-            found = [answer.json()] if answer.status_code == 200 and answer.content else []
-        else:
-            query = {"workerid": owner, "count": count, "timeout": 50}
-            answer = await self._ask("poll", "GET", f"/tasks/poll/batch/{kind}", params=query)
-            found = answer.json() if answer.status_code == 200 and answer.content else []
+        answer = await self._ask("poll", "GET", f"/tasks/poll/batch/{kind}", params=_one_look(owner_of(nonce), count))
+        found = answer.json() if answer.status_code == 200 and answer.content else []
         if not found:
             door.empty_at = time.monotonic()
         return [task for task in found if isinstance(task, dict) and task.get("taskId")]
@@ -150,7 +144,9 @@ class Upstream:
     async def _announce(self, kind: str, nonce: str) -> None:
         owner = owner_of(nonce)
         try:
-            await self._ask("announce", "GET", f"/tasks/poll/{kind}", params={"workerid": owner, "domain": owner})
+            await self._ask(
+                "announce", "GET", f"/tasks/poll/batch/{kind}", params={**_one_look(owner, 1), "domain": owner}
+            )
         except UpstreamSilent:
             self._announced.pop((kind, nonce), None)
 
@@ -173,3 +169,8 @@ class Upstream:
         if answer.status_code >= 500:
             raise UpstreamSilent(f"Conductor at {self.server} answered {method} {path} with {answer.status_code}.")
         return answer
+
+
+def _one_look(owner: str, count: int) -> dict[str, Any]:
+    """A poll that looks once. Conductor's plain poll of an empty queue takes 100 ms, and a thread of it for so long."""
+    return {"workerid": owner, "count": count, "timeout": 0}

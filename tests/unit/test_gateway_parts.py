@@ -181,9 +181,9 @@ class Queue:
         if self.away:
             raise httpx.ConnectError("refused")
         if not self.waiting:
-            return httpx.Response(204)
+            return httpx.Response(200, json=[])
         self.waiting -= 1
-        return httpx.Response(200, json=task(f"t{self.waiting}"))
+        return httpx.Response(200, json=[task(f"t{self.waiting}")])
 
 
 def upstream(queue: Queue) -> Upstream:
