@@ -17,7 +17,7 @@ from typing import Protocol
 
 from provisioning import budget, offers, policy, status
 from provisioning.classify import Memory
-from provisioning.cloud import Cloud, CloudBlind, CloudRefused, Instance, Offer
+from provisioning.cloud import Cloud, CloudBlind, CloudRefused, Offer
 from provisioning.demand import DemandSource, Gateway, GatewayRefused, GatewaySilent
 from provisioning.fleet import (
     Action,
@@ -27,7 +27,6 @@ from provisioning.fleet import (
     DrainWorker,
     FreeTasks,
     Intent,
-    Label,
     Limits,
     Observed,
     Rent,
@@ -37,6 +36,7 @@ from provisioning.fleet import (
 )
 from provisioning.hearing import Heard, Hearing
 from provisioning.ledger import FleetTaken, Ledger, Sample
+from provisioning.listing import Listing, Rows, adopted
 from provisioning.renting import OFFERS_PER_SLOT, FleetSpec, Renter
 from provisioning.status import FleetStatus, Sighting
 
@@ -47,9 +47,7 @@ RENTING_S = 15.0  # how long one tick goes on renting: a create takes 4.5 s of p
 ADOPTION_MS = 180_000  # how long after its start a controller may meet machines it did not rent (lists lag 90 s)
 LISTS_APART_MS = 20_000  # two lists this far apart without a machine of ours: there is none
 FRUITLESS_TICKS = 3  # `up` gives up after as many ticks that rented nothing while something was to be rented
-REFUSALS_BELIEVED = 3  # in a row: a market in trouble was seen to refuse good keys, and giving up costs the fleet
 NOT_SURE = ("unknown", "closing", "orphan", "preempted", "dead", "expired", "refused")  # `up` does not count these
-SPOKE_LATELY_MS = 45_000  # two heartbeats of a worker, and some
 STRIKE_REFUSED_S = 24 * 3_600.0  # as `provisioning.classify` has it for those that are still listed
 STRIKE_VANISHED_S = 3_600.0  # or the same cheap host would be rented again and again
 ALARMS_KEPT = 20
@@ -76,13 +74,8 @@ class _Known:
     """What one process remembers between ticks; losing it costs nothing but a measure of speed."""
 
     memory: Memory | None = None
-    rows: tuple[Instance, ...] = ()
-    blind_since_ms: int | None = None
-    clean_since_ms: int | None = None
     news: dict[str, WorkerNews] | None = None
     problem: str | None = None
-    refusals: int = 0
-    listed: bool = False
 
 
 class Controller:
@@ -113,6 +106,7 @@ class Controller:
         self._clock = clock or SystemClock()
         self._say = say
         self._image_gb = image_gb
+        self._listing = Listing(cloud, ledger, spec.fleet, self._alarm)
         self._renter = Renter(spec, cloud, self._hearing, ledger)
         self._meter = ledger.meter()
         self._known = _Known()
@@ -152,9 +146,9 @@ class Controller:
             now = self._tick(self._wished_mode())
             watch(now)
             empty = not now.lines and now.blind_since_ms is None
-            if self._known.problem and (empty or now.blind_since_ms is not None):
+            if self._known.problem and (empty or self._listing.refused):
                 raise CloudRefused(f"{self._known.problem} {status.still_alive(now)}")
-            if empty and now.phase in ("drain", "down") and self._clean_for(now.at_ms) >= LISTS_APART_MS:
+            if empty and now.phase in ("drain", "down") and self._listing.clean_for(now.at_ms) >= LISTS_APART_MS:
                 return now
             work = now.demand.queued_tasks + now.demand.held_tasks
             busy = bool(now.lines) or work > 0 or not now.demand.known
@@ -200,9 +194,9 @@ class Controller:
         while True:
             now = self._tick(mode)
             watch(now)
-            if self._known.problem and now.blind_since_ms is not None:
-                raise CloudRefused(f"{self._known.problem} {status.still_alive(now)}")
-            if not now.lines and self._clean_for(now.at_ms) >= LISTS_APART_MS:
+            if self._listing.refused:
+                raise CloudRefused(f"{self._listing.refused} {status.still_alive(now)}")
+            if not now.lines and self._listing.clean_for(now.at_ms) >= LISTS_APART_MS:
                 return now
             if not self._rest(now.at_ms):
                 return now
@@ -213,10 +207,6 @@ class Controller:
             gone_s = (self._clock.now_ms() - began_ms) / 1000
             self._clock.wait(max(1.0, TICK_S - gone_s), self._stop)
         return not self._stop.is_set()
-
-    def _clean_for(self, now_ms: int) -> int:
-        since = self._known.clean_since_ms
-        return -1 if since is None else now_ms - since
 
     # ---- one tick ----
 
@@ -233,7 +223,7 @@ class Controller:
         heard = self._hearing.listen(now)
         if heard.problem:
             self._alarm(heard.problem)
-        rows = self._list(heard, now)
+        rows = self._look(heard, now)
         self._adopt(rows, now)
         intents = self._ledger.intents()
         self._learn(heard, intents)
@@ -241,7 +231,7 @@ class Controller:
         demand = self._demand.look()
         demand = replace(demand, known=demand.known and heard.known)
         planned = policy.plan(
-            Observed(rows, heard.workers, self._known.blind_since_ms),
+            Observed(rows, heard.workers, self._listing.blind_since_ms),
             intents,
             demand,
             self._limits(count),
@@ -276,57 +266,19 @@ class Controller:
 
     # ---- looking ----
 
-    def _list(self, heard: Heard, now_ms: int) -> tuple[Instance, ...] | None:
-        """The market's list, or None: blind."""
-        try:
-            rows = self._cloud.instances()
-        except CloudRefused as error:
-            self._known.refusals += 1
-            self._alarm(str(error))
-            if self._known.refusals >= REFUSALS_BELIEVED or not self._known.listed:
-                self._give_up(str(error))
-            return self._blind(now_ms)
-        except CloudBlind as error:
-            self._alarm(str(error))
-            return self._blind(now_ms)
-        self._known.refusals, self._known.listed = 0, True
-        if self._is_contradicted(rows, heard, now_ms):
-            self._alarm("The market lists no machine of this fleet while their workers speak: that is not believed.")
-            return self._blind(now_ms)
-        self._known.blind_since_ms = None
-        ours = any(self._is_ours(row) for row in rows)
-        if ours or any(intent.state != "closed" for intent in self._ledger.intents()):
-            self._known.clean_since_ms = None
-        elif self._known.clean_since_ms is None:
-            self._known.clean_since_ms = now_ms
+    def _look(self, heard: Heard, now_ms: int) -> Rows | None:
+        rows = self._listing.look(heard, now_ms)
+        if self._listing.refused:
+            self._give_up(self._listing.refused)
         return rows
 
-    def _is_contradicted(self, rows: tuple[Instance, ...], heard: Heard, now_ms: int) -> bool:
-        """Whether the list lacks all our machines, and one of those spoke to the gateway just now."""
-        bound = [intent for intent in self._ledger.intents() if intent.state == "bound"]
-        if {intent.instance_id for intent in bound} & {row.id for row in rows}:
-            return False
-        news = [heard.workers[intent.nonce] for intent in bound if intent.nonce in heard.workers]
-        return heard.known and any(now_ms - (one.last_seen_ms or 0) < SPOKE_LATELY_MS for one in news)
-
-    def _blind(self, now_ms: int) -> tuple[Instance, ...] | None:
-        if self._known.blind_since_ms is None:
-            self._known.blind_since_ms = now_ms
-        self._known.clean_since_ms = None
-        return None
-
-    def _is_ours(self, row: Instance) -> bool:
-        label = Label.decode(row.label)
-        return label is not None and label.fleet == self.spec.fleet
-
-    def _adopt(self, rows: tuple[Instance, ...] | None, now_ms: int) -> None:
+    def _adopt(self, rows: Rows | None, now_ms: int) -> None:
         """Take over machines of this fleet that nobody remembers: the database was lost, or never was here.
 
         Raises FleetTaken where they appear long after the start: an intent is written down before anything is rented,
         so somebody else rents for this fleet.
         """
-        known = {intent.nonce for intent in self._ledger.intents()}
-        strangers = [row for row in rows or () if self._is_ours(row) and _label(row).nonce not in known]
+        strangers = self._listing.strangers(rows or ())
         if not strangers:
             return
         if now_ms - self._began_ms > ADOPTION_MS:
@@ -335,7 +287,7 @@ class Controller:
                 f"one controller run it, or name another fleet by --fleet. {self.farewell()}"
             )
         for row in strangers:
-            self._ledger.save(_adopted(row, now_ms))
+            self._ledger.save(adopted(row, now_ms))
             self._alarm(f"Instance {row.id} of this fleet was not in the database: taken over.")
 
     def _learn(self, heard: Heard, intents: tuple[Intent, ...]) -> None:
@@ -358,7 +310,7 @@ class Controller:
             elif news.rtfx is not None and old.rtfx is None and not news.busy_ms:
                 self._ledger.measured(intent.gpu_name, news.rtfx)
 
-    def _bill(self, rows: tuple[Instance, ...] | None, heard: Heard, intents: tuple[Intent, ...], now_ms: int) -> None:
+    def _bill(self, rows: Rows | None, heard: Heard, intents: tuple[Intent, ...], now_ms: int) -> None:
         fleet, image_gb = self.spec.fleet, self._image_gb
         self._meter = budget.advance(self._meter, intents, rows, now_ms, fleet, heard.workers, image_gb)
         live = sum(intent.state != "closed" for intent in intents)
@@ -514,18 +466,16 @@ class Controller:
         planned: policy.Plan,
         demand: Demand,
         heard: Heard,
-        rows: tuple[Instance, ...] | None,
+        rows: Rows | None,
     ) -> FleetStatus:
         now = self._clock.now_ms()
         intents = self._ledger.intents()
-        by_id = {row.id: row for row in rows or self._known.rows}
-        if rows is not None:
-            self._known.rows = rows
+        by_id = {row.id: row for row in self._listing.last}
         bills = {line.instance_id: line for line in self._meter.lines.values()}
         costs = self._meter.costs(now)
         alive = [intent for intent in intents if intent.state != "closed"]
         listed = {intent.instance_id for intent in alive}
-        alive += [_adopted(row, now) for row in rows or () if self._is_ours(row) and row.id not in listed]
+        alive += [adopted(row, now) for row in rows or () if self._listing.is_ours(row) and row.id not in listed]
         lines = []
         for intent in alive:
             row = by_id.get(intent.instance_id or 0)
@@ -546,7 +496,7 @@ class Controller:
             demand=demand,
             spent_usd=self._meter.usd(now),
             max_usd=self.spec.limits.max_usd,
-            blind_since_ms=self._known.blind_since_ms,
+            blind_since_ms=self._listing.blind_since_ms,
             alarms=tuple(self._alarms),
             problem=self._known.problem,
             reason=planned.reason,
@@ -554,29 +504,6 @@ class Controller:
         )
         self._ledger.note("status", self._status.to_json())
         return self._status
-
-
-def _label(row: Instance) -> Label:
-    label = Label.decode(row.label)
-    assert label is not None
-    return label
-
-
-def _adopted(row: Instance, now_ms: int) -> Intent:
-    """The intent that must have been behind a machine of ours."""
-    label = _label(row)
-    return Intent(
-        nonce=label.nonce,
-        state="bound",
-        offer_id=0,
-        machine_id=row.machine_id,
-        gpu_name=row.gpu_name,
-        asked_ms=min(now_ms, row.started_ms) if row.started_ms is not None else now_ms,
-        expires_ms=label.expires_s * 1000,
-        usd_per_hour=row.gpu_usd_per_hour + row.storage_usd_per_hour,
-        is_bid=row.is_bid,
-        instance_id=row.id,
-    )
 
 
 @contextmanager
