@@ -704,6 +704,47 @@ def test_a_small_budget_takes_one_cheap_machine_or_none_and_says_so() -> None:
     assert "$0.02" in of_kind(none, Alarm)[0].text
 
 
+MUCH = replace(WORK, queued_audio_ms=900 * HOUR_MS)
+
+
+def test_a_machine_under_the_nonce_of_another_is_destroyed_also_alone() -> None:
+    assert destroyed(decide([row(intent(1), 107)], [intent(1)])) == {107}
+
+
+def test_an_orphan_counts_as_a_machine_until_it_is_gone() -> None:
+    limits = replace(LIMITS, max_instances=1)
+    assert rented(decide([row(intent(1))], [], demand=MUCH, limits=limits)) == 0
+    assert rented(decide([], [], demand=MUCH, limits=limits)) == 1
+
+
+def test_the_rate_bounds_how_many_and_how_dear() -> None:
+    mine = intent(1)
+    for cap, expected in ((2.0, (5, 0.35)), (0.4, (1, 0.2)), (0.2, (0, 0.0))):
+        limits = replace(LIMITS, max_usd_per_hour=cap)
+        rents = of_kind(decide([row(mine)], [mine], [news(mine)], MUCH, limits), Rent)
+        assert sum(rent.count for rent in rents) == expected[0]
+        assert [round(rent.max_usd_per_hour or 0, 2) for rent in rents] == ([expected[1]] if rents else [])
+
+
+def test_a_host_with_two_of_ours_is_left_out_and_one_with_one_is_not() -> None:
+    ledger = [intent(1, machine_id=7), intent(2, machine_id=7), intent(3, machine_id=8)]
+    rents = of_kind(decide([row(each) for each in ledger], ledger, [news(each) for each in ledger], MUCH), Rent)
+    assert [rent.avoid_machines for rent in rents] == [frozenset({7})]
+
+
+def test_half_on_demand_counts_those_that_are_there() -> None:
+    ledger = [intent(number, is_bid=number > 2) for number in range(4)]
+    memory = replace(KNOWN, spot_step=2, spot_step_ms=NOW)
+    told = [news(each) for each in ledger]
+    rents = of_kind(decide([row(each) for each in ledger], ledger, told, MUCH, memory=memory), Rent)
+    assert {rent.interruptible: rent.count for rent in rents} == {True: 3, False: 1}
+
+
+def test_the_label_ends_a_machine_also_where_its_contract_is_longer() -> None:
+    mine = intent(1, expires_ms=NOW - 1)
+    assert destroyed(decide([row(mine, ends_ms=NOW + HOUR_MS)], [mine], [news(mine)])) == {101}
+
+
 # ---- whole lives ----
 
 STORM = Weather(
