@@ -7,6 +7,7 @@ however much that is, before anyone can look; so the sizes are compared here fir
 import io
 import math
 import re
+import struct
 import zipfile
 import zlib
 
@@ -28,6 +29,8 @@ UNPACKED_BASE, UNPACKED_A_SECOND = 256 << 10, 32 << 10
 MOST_FRAMES, MOST_VOICES, MOST_DIMENSION = 20_000, 32, 4_096
 LARGEST = 1e6  # magnitude of an embedding's number; those of the models here stay under 100
 _ARRAYS = {"spec": "|u1", "index": "<i4", "activity": "|u1", "shape": "<i8", "embedding": "<f4"}
+# what zipfile and zlib are known to raise of bytes that were damaged, on purpose or not
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError, LookupError)
 _HEADER = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \(([0-9, ]{0,60})\), \} *\n")
 
 
@@ -55,17 +58,13 @@ def _arrays(data: bytes, most: int) -> dict[str, NDArray[np.generic]]:
                 raise BadWindows("The windows are not the five arrays that they should be.")
             if sum(member.file_size for member in members) > most:
                 raise BadWindows("The windows unpack to more than so much audio can have.")
+            if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+                raise BadWindows("The windows are packed in a way that numpy does not.")
             # a member that holds more than it says it does is cut there, and its checksum then differs
             return {name: _array(file.read(f"{name}.npy"), wanted) for name, wanted in _ARRAYS.items()}
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-        UnicodeError,
-    ) as error:
+    except BadWindows:
+        raise
+    except _DAMAGE as error:
         raise BadWindows(f"The windows are damaged ({type(error).__name__}).") from None
 
 
