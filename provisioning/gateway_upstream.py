@@ -18,11 +18,13 @@ from workers.errors import TransientError, one_line
 
 QUIET_S = 0.05
 ANNOUNCE_S = 8.0  # a worker is taken for gone after 20 s of silence (workers.tasks.PRESENCE_TTL_MS)
-ANNOUNCES_PER_S = 50.0  # of all machines: with more of them than 400 a count of who is alive is a little low
+ANNOUNCES_PER_S = 25.0  # of all machines: with more of them than 250 a count of who is alive is low
 POLL_DATA_S = 2.0
 SIZE_S = 4.0  # to wait for the length of a queue: whoever watches asks again soon
 _TIMEOUT = httpx.Timeout(20.0, connect=5.0, pool=15.0)
-_LIMITS = httpx.Limits(max_connections=64, max_keepalive_connections=64, keepalive_expiry=20.0)
+_LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=16, keepalive_expiry=20.0)
+"""Conductor answers in some milliseconds, so these carry a thousand requests a second; and httpcore looks at every idle
+one for each request: with 64 that was a quarter of the gateway's time."""
 
 Timed = Callable[[str, float], None]
 """Hears how long a request took: its name, seconds."""
