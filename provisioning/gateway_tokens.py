@@ -16,7 +16,7 @@ from workers.errors import OptionError, StorageError, one_line
 
 ALGORITHM = "HS256"  # both sides of every signature are this gateway
 MACHINE, SESSION = "m", "s"  # audiences; one letter, since the machine's token travels in an environment variable
-MACHINE_TOKEN_CHARACTERS = 250  # Vast.ai may limit a container's variable to 256 (provisioning/cloud.py)
+MACHINE_TOKEN_CHARACTERS = 250  # Vast.ai documents 256 as the most that a variable of a container may have
 SESSION_S = 600.0
 KEY_BYTES = 32  # as long as the hash: RFC 7518, 3.2
 _LEEWAY_S = 5.0  # clocks of one machine only are compared, but a restart may set its clock
