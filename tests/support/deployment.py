@@ -135,8 +135,9 @@ class Native:
     def environment(self, service: str, **own: str) -> dict[str, str]:
         """Of a service of ours or of somebody else's, as it would be in its container, but for where things are."""
         told = environment_of(self.services[service], self.variables)
-        assert set(own) <= {*told, "PATH", "CLASSPATH", "SERVER_ADDRESS", "WHISPERFLEET_HOME", "HOME",
-                            "XDG_DATA_HOME", "XDG_CONFIG_HOME"}, "a service natively knows nothing more"  # fmt: skip
+        here = {"PATH", "CLASSPATH", "SERVER_ADDRESS", "WHISPERFLEET_HOME", "HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"}
+        no_internet = {"WHISPERFLEET_VAST_URL", "SSL_CERT_FILE"}
+        assert set(own) <= here | no_internet | set(told), "a service natively knows nothing more"
         return {**bare_environment(), **{name: self.rehomed(value) for name, value in told.items()}, **own}
 
     def command(self, service: str, part: str = "command") -> list[str]:
