@@ -95,7 +95,7 @@ class Controller:
         ledger: Ledger,
         *,
         clock: Clock | None = None,
-        say: Callable[[str], None] = log.info,
+        say: Callable[[str], None] = lambda _: None,
         image_gb: float = 4.0,
     ) -> None:
         self.spec = spec
@@ -457,7 +457,7 @@ class Controller:
         if text in self._alarms:
             return
         self._alarms = [*self._alarms, text][-ALARMS_KEPT:]
-        log.warning("%s", text, extra={"action": "fleet_alarm", "fleet": self.spec.fleet})
+        log.info("%s", text, extra={"action": "fleet_alarm", "fleet": self.spec.fleet})
         self._say(text)
 
     def _report(

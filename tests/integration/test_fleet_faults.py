@@ -5,6 +5,8 @@ virtual clock. After each scenario hold the invariants of `Fleet.check`. `pytest
 """
 
 import itertools
+import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from provisioning.cloud import CloudRefused
 from provisioning.ledger import FleetTaken, Ledger, Wish, database
-from provisioning.reconcile import Controller
+from provisioning.reconcile import Controller, interruptible
 from provisioning.status import still_alive
 from tests.support.fleet import HEAD, LIMITS, Fleet, Row, summed
 from tests.vast_emulator import Timing
@@ -187,6 +189,7 @@ SCENARIOS = [
         Scenario("F11", f"lists lie ({how})", fault("F11", how=how, nth=4, count=6))
         for how in ("empty", "html", "410", "missing", "zero", "null_start")
     ),
+    Scenario("F11", "lists show none for 5 minutes", fault("F11", how="zero", nth=8, count=30), world=SLOWLY),
     Scenario(
         "F11", "60 other instances on three pages, and page 2 fails",
         lambda world: (world.vast.faults.add("F11", how="many"), world.vast.faults.add("F11", how="page2", count=6))[1],
@@ -246,9 +249,10 @@ SHORT_LIVED = replace(LIMITS, ttl_s=900.0)
 
 
 def a_life(world: Fleet) -> Callable[[Controller], None]:
-    """Rent one, lose it to a higher bid and find another, then destroy all."""
+    """Have a bid refused that makes a machine all the same, rent one, lose it, find another, destroy all."""
 
     def live(controller: Controller) -> None:
+        world.vast.faults.add("F4")
         controller.up(1)
         world.clock.advance(45)
         controller.tick()
@@ -291,8 +295,13 @@ def test_whoever_comes_after_a_killed_controller_leaves_nothing(
 ) -> None:
     rows = []
     for step in itertools.count(1):
-        workers = converge is not by_cron_elsewhere
-        with Fleet(tmp_path / str(step), limits=SHORT_LIVED, timing=LISTED_LATE, workers=workers) as world:
+        with Fleet(
+            tmp_path / str(step),
+            limits=SHORT_LIVED,
+            timing=LISTED_LATE,
+            workers=converge is not by_cron_elsewhere,
+            usd_per_gb="0",  # of a machine that is first listed as stopped nobody knows whether it pulled its image
+        ) as world:
             world.gateway.put(20, 600.0)
             if not world.crash(step, a_life(world)):
                 break
@@ -440,6 +449,20 @@ def test_stop_leaves_machines_as_they_are_and_says_so(tmp_path: Path) -> None:
         with Ledger(world.database) as ledger, world.controller(ledger) as controller:
             assert controller.down().lines == ()
             assert controller.farewell().startswith("Nothing of fleet 'test' is rented any more; it spent $0.")
+        assert world.ours() == []
+
+
+def test_sigterm_ends_the_loop_between_two_steps(tmp_path: Path) -> None:
+    with Fleet(tmp_path, **SLOWLY) as world:
+        world.gateway.put(*WORK)
+        world.at(200, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        before = signal.getsignal(signal.SIGTERM)
+        with Ledger(world.database) as ledger, world.controller(ledger) as controller:
+            with interruptible(controller):
+                controller.run()
+            assert controller.farewell().startswith("3 machines are still rented")
+            assert signal.getsignal(signal.SIGTERM) is before
+        world.run()
         assert world.ours() == []
 
 

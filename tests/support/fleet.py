@@ -382,7 +382,7 @@ class Fleet:
     """The world of one scenario. Use as a context.
 
     machines: how many the market has. rtfx: of each of them. ahead_s: how far the controller's clock is ahead.
-    workers: False where no machine runs anything, so that none ends itself.
+    workers: False where no machine runs anything, so that none ends itself. usd_per_gb: what hosts take for traffic.
     """
 
     def __init__(
@@ -398,15 +398,15 @@ class Fleet:
         rtfx: float = QUICK,
         fleet: str = "test",
         workers: bool = True,
+        usd_per_gb: str = "0.002",
     ) -> None:
         self.folder = folder
         self.clock = VirtualClock()
         self.vast = VastEmulator(seed, self.clock, timing=timing or Timing(), credit=credit, launch=self._launch)
         self._workers = workers
         for number in range(machines):
-            self.vast.market.add(
-                "RTX 3090", dph=f"{0.20 + number * 0.01:.2f}", inet_down=1_000.0, inet_down_cost="0.002"
-            )
+            price = f"{0.20 + number * 0.01:.2f}"
+            self.vast.market.add("RTX 3090", dph=price, inet_down=1_000.0, inet_down_cost=usd_per_gb)
         self.gateway = PlayedGateway(self.clock)
         self.our_clock = WorldClock(self.clock, ahead_s)
         self.limits = limits
