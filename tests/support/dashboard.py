@@ -93,8 +93,9 @@ def _lines(axes: Any, panel: dict[str, Any], ask: Ask) -> None:
         other.set_ylim(bottom=0)
         other.tick_params(labelsize=6)
     if drawn:
-        axes.legend(drawn, [line.get_label() for line in drawn], fontsize=6 if len(drawn) < 8 else 5, ncols=9, frameon=False,
-                    loc="lower right", bbox_to_anchor=(1, 0.98), columnspacing=1, handlelength=1)  # fmt: skip
+        axes.legend(drawn, [line.get_label() for line in drawn], ncols=9, frameon=False,
+                    fontsize=6 if len(drawn) < 8 else 5, loc="lower right", bbox_to_anchor=(1, 0.98),
+                    columnspacing=1, handlelength=1)  # fmt: skip
 
 
 def _table(axes: Any, panel: dict[str, Any], ask: Ask) -> None:

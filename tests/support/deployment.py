@@ -7,6 +7,7 @@ configuration, its secrets' names) is taken from the deployment.
 
 import os
 import pwd
+import random
 import re
 import shutil
 import socket
@@ -319,7 +320,18 @@ def tail(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "no word"
 
 
+_PORTS = list(range(20_080, 30_080))  # below those that systems take for outgoing connections
+random.shuffle(_PORTS)
+
+
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody has, and that is given out once."""
+    while True:
+        port = _PORTS.pop()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
