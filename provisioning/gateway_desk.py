@@ -340,8 +340,9 @@ class Desk:
         took_ms = max(1, now_ms() - lease.since_ms)
         rented.failures = 0
         rented.chunks_done += 1
-        rented.audio_done_ms += lease.audio_ms
-        rented.busy_ms += took_ms
+        if not verdict.output.get("reused"):  # found done: nothing was computed, and nothing was measured
+            rented.audio_done_ms += lease.audio_ms
+            rented.busy_ms += took_ms
         self.metrics.results.labels(lease.nonce, lease.kind).inc()
         self.metrics.audio.labels(lease.nonce, lease.kind).inc(lease.audio_ms / 1000)
         self.audit.say(
