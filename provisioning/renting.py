@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from provisioning.cloud import Cloud, CloudBlind, CloudRefused, Created, Offer, OfferQuery, Order, Refused, Unknown
-from provisioning.demand import GatewaySilent
+from provisioning.demand import GatewayRefused, GatewaySilent
 from provisioning.fleet import Intent, Label, Limits, new_nonce
 from provisioning.hearing import Hearing
 from provisioning.ledger import Ledger
@@ -59,7 +59,11 @@ def environment(spec: FleetSpec, nonce: str, token: str, left_s: float) -> dict[
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of one slot. hopeless: why no offer would ever do; later: why none is to be tried in this tick."""
+    """What became of one slot. hopeless: why no offer would ever do; later: why none is to be tried in this tick.
+
+    Only where somebody else was faster the next offer is tried at once: whatever else the market says against a rent
+    (too often, the price, the machine) a fresh search at the next tick is the answer to.
+    """
 
     intent: Intent | None = None
     hopeless: str | None = None
@@ -78,7 +82,7 @@ class Renter:
         self._ledger = ledger
 
     def rent(self, offers: Iterable[tuple[Offer, float | None]], slot: int, now_ms: Callable[[], int]) -> Attempt:
-        """Ask for (offer, bid) after (offer, bid) until one is rented, nobody knows, or OFFERS_PER_SLOT were tried.
+        """Ask for (offer, bid) after (offer, bid) until one is rented or nobody knows; OFFERS_PER_SLOT at most.
 
         Raises CloudRefused for a key that is not accepted (the intent is closed by then), StorageError where the intent
         could not be kept: then nothing was asked.
@@ -100,9 +104,9 @@ class Renter:
         self._ledger.save(intent)
         try:
             token = self._gateway.admit(intent.nonce, self._spec.kinds, intent.expires_ms)
-        except GatewaySilent as error:
+        except (GatewaySilent, GatewayRefused) as error:
             self._ledger.save(replace(intent, state="closed", reason=str(error)))
-            return Attempt(later=str(error))
+            return Attempt(later=str(error), said=str(error))
         label = Label(self._spec.fleet, intent.nonce, intent.expires_ms // 1000).encode()
         told = environment(self._spec, intent.nonce, token, (intent.expires_ms - now_ms) / 1000)
         order = Order(label, self._spec.image, self._spec.query.disk_gb, bid, told, self._spec.entry)
@@ -146,17 +150,18 @@ class Renter:
         else:
             self._ledger.save(replace(intent, state="closed", reason=answer.reason))
         self._revoke(intent.nonce)
-        return Attempt(hopeless=answer.reason if answer.hopeless else None, said=said)
+        hopeless = answer.reason if answer.hopeless else None
+        return Attempt(hopeless=hopeless, later=None if answer.taken else answer.reason, said=said)
 
     def _end(self, intent: Intent) -> None:
         assert intent.instance_id is not None
         try:
             self._cloud.destroy(intent.instance_id)
-        except CloudBlind:
+        except (CloudBlind, CloudRefused):
             return  # the intent is `closing`: every tick destroys what a list still shows of it
 
     def _revoke(self, nonce: str) -> None:
         try:
             self._gateway.lose(nonce)
-        except GatewaySilent:
+        except (GatewaySilent, GatewayRefused):
             return  # the token of a machine that does not exist; it expires, and every tick revokes strays

@@ -480,7 +480,16 @@ def test_a_gateway_that_is_away_costs_no_machine(tmp_path: Path, table: list[Row
         table.append(row)
 
 
-# ---- the table ----
+def test_without_a_token_nothing_is_rented(tmp_path: Path) -> None:
+    with Fleet(tmp_path) as world:
+        world.gateway.put(*WORK)
+        world.gateway.locked = True
+        world.at(100, lambda: setattr(world.gateway, "locked", False))
+        world.run()
+        assert world.check("F10", "").machines == 3
+        first = next(call for call in world.vast.calls if call.endpoint == "create")
+        assert first.at - world.vast.calls[0].at >= 100
+        assert "The gateway does not accept the admin key." in world.said
 
 
 def test_the_checker_sees_what_is_wrong(tmp_path: Path) -> None:

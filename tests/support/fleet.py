@@ -19,7 +19,7 @@ import httpx
 
 from provisioning import reaper
 from provisioning.cloud import OfferQuery
-from provisioning.demand import Gateway, GatewaySilent
+from provisioning.demand import Gateway, GatewayRefused, GatewaySilent
 from provisioning.fleet import Demand, Limits, WorkerNews
 from provisioning.ledger import Ledger, database
 from provisioning.reconcile import Controller
@@ -73,6 +73,7 @@ class PlayedGateway:
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
         self.down = False
+        self.locked = False  # nobody is admitted
         self.ahead_s = 0.0
         self.queue: list[Chunk] = []
         self.chunks: list[Chunk] = []
@@ -96,6 +97,8 @@ class PlayedGateway:
 
     def admit(self, nonce: str, kinds: Sequence[str], expires_ms: int) -> str:
         self._answer()
+        if self.locked:
+            raise GatewayRefused("The gateway does not accept the admin key.")
         token = f"worker-token-{next(self._numbers)}-{nonce}"
         self.members[nonce] = Member(nonce, token, expires_ms)
         return token
