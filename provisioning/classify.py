@@ -6,10 +6,11 @@ And whether it has to go: what a machine is and for how long decides that, whate
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Literal
 
 from provisioning.cloud import Instance
-from provisioning.fleet import Intent, Limits, Speeds, WorkerNews
+from provisioning.fleet import Intent, Label, Limits, Speeds, WorkerNews
 
 Class = Literal[
     "BOOTING",  # being made, pulling its image, or rebooting
@@ -32,6 +33,8 @@ PROGRESS_MS = 3 * 60_000  # a pull whose message has not changed for so long sta
 SILENT_LIMIT_MS = 4 * 60_000  # the supervisor speaks every 20 s, from its first moment on
 DEAD_LIMIT_MS = 60_000  # a host that loses its connection is often back within a minute
 DRAIN_AHEAD_MS = 5 * 60_000  # before a machine must be gone it gets no more: a chunk takes 90 s at most
+COMPARED = 3  # machines of one kind, from which on their median is told by none of them alone
+MEASURED_CHUNKS = 3  # of a machine whose speed is compared
 SLOW_SHARE = 0.2  # of the measured speed of its kind: below, something else runs on that GPU
 PRICE_TOLERANCE = 1.02
 
@@ -78,7 +81,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a machine is judged by besides its own. known_since_ms None: server or gateway do not answer."""
+    """What a machine is judged by besides its own. known_since_ms None: server or gateway do not answer.
+
+    usual_rtfx: of the kinds of GPU of which there are enough here (see `usual_rtfx`).
+    """
 
     now_ms: int
     known_since_ms: int | None
@@ -86,6 +92,7 @@ class Surroundings:
     speeds: Speeds
     idle_ms: float
     image_gb: float
+    usual_rtfx: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,20 @@ def look(rows: Sequence[Instance], seen: Mapping[int, Seen], now_ms: int) -> dic
             message_ms=old.message_ms if old and old.message == row.message else now_ms,
         )
     return fresh
+
+
+def usual_rtfx(rows: Sequence[Instance], workers: Mapping[str, WorkerNews]) -> dict[str, float]:
+    """The median speed by kind of GPU, of what machines have done and not of what they say of themselves.
+
+    Of kinds with COMPARED machines that have worked: one that lies about its own work does not move it far.
+    """
+    kinds: dict[str, list[float]] = {}
+    for row in rows:
+        label = Label.decode(row.label)
+        news = workers.get(label.nonce) if label is not None else None
+        if news is not None and news.chunks_done >= MEASURED_CHUNKS and news.busy_ms > 0 and news.audio_done_ms > 0:
+            kinds.setdefault(row.gpu_name, []).append(news.audio_done_ms / news.busy_ms)
+    return {kind: median(speeds) for kind, speeds in kinds.items() if len(speeds) >= COMPARED}
 
 
 def judge(row: Instance, intent: Intent, news: WorkerNews | None, seen: Seen, around: Surroundings) -> Verdict:
@@ -192,7 +213,7 @@ def _silent(since_ms: int, around: Surroundings) -> Verdict | None:
 def _speaking(row: Instance, news: WorkerNews, around: Surroundings) -> Verdict:
     if news.refused is not None:
         return Verdict("REFUSED", news.refused, STRIKE_REFUSED_S)
-    usual = around.speeds.rtfx.get(row.gpu_name)
+    usual = around.usual_rtfx.get(row.gpu_name, around.speeds.rtfx.get(row.gpu_name))
     if usual is not None and news.rtfx is not None and news.rtfx < SLOW_SHARE * usual:
         told = f"computes {news.rtfx:.1f} s of audio a second, others of its kind {usual:.1f}"
         return Verdict("REFUSED", told, STRIKE_REFUSED_S)

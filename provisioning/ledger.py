@@ -24,6 +24,7 @@ from workers.errors import StorageError, TerminalError, one_line
 VERSION = 1
 OWNER_TTL_MS = 120_000  # an owner on another machine that said nothing for so long is gone: a tick takes 10 to 15 s
 BOOTS_KEPT = 50
+MOST_FIRST, MOST_STEP = 3.0, 2.0  # a GPU is no three times as fast as its memory says, nor changes by more at once
 SPEED_WEIGHT = 0.3  # of the newest measure in the running mean of a GPU's speed: three chunks and it is most of it
 REMEMBERED_MS = 7 * 24 * 3_600_000  # closed intents and strikes are history after a week
 
@@ -182,13 +183,20 @@ class Ledger:
             for row in self._rows("SELECT machine_id, until_ms, reason FROM strikes WHERE until_ms > ?", now_ms)
         )
 
-    def measured(self, gpu_name: str, rtfx: float) -> None:
-        """Audio seconds per second of one GPU, into the running mean of its kind."""
+    def measured(self, gpu_name: str, rtfx: float, guess: float) -> None:
+        """Audio seconds per second of one GPU, into the running mean of its kind.
+
+        One machine may lie: it moves what is known by a factor of MOST_STEP at most, and begins it at no more than
+        MOST_FIRST times the guess.
+        """
         with self._write() as db:
-            db.execute(
-                "INSERT INTO speeds VALUES (?, ?) ON CONFLICT(gpu_name) DO UPDATE SET rtfx = rtfx + ? * (? - rtfx)",
-                (gpu_name, rtfx, SPEED_WEIGHT, rtfx),
-            )
+            row = db.execute("SELECT rtfx FROM speeds WHERE gpu_name = ?", (gpu_name,)).fetchone()
+            if row is None:
+                mean = min(rtfx, MOST_FIRST * guess)
+            else:
+                bounded = min(max(rtfx, row[0] / MOST_STEP), row[0] * MOST_STEP)
+                mean = row[0] + SPEED_WEIGHT * (bounded - row[0])
+            db.execute("INSERT OR REPLACE INTO speeds VALUES (?, ?)", (gpu_name, mean))
 
     def booted(self, seconds: float) -> None:
         with self._write() as db:

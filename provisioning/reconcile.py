@@ -31,6 +31,7 @@ from provisioning.fleet import (
     Observed,
     Rent,
     Settle,
+    Speeds,
     Strike,
     WorkerNews,
 )
@@ -306,9 +307,9 @@ class Controller:
                 self._ledger.booted((news.first_seen_ms - intent.asked_ms) / 1000)
             audio_ms, busy_ms = news.audio_done_ms - old.audio_done_ms, news.busy_ms - old.busy_ms
             if audio_ms > 0 and busy_ms > 0:
-                self._ledger.measured(intent.gpu_name, audio_ms / busy_ms)
-            elif news.rtfx is not None and old.rtfx is None and not news.busy_ms:
-                self._ledger.measured(intent.gpu_name, news.rtfx)
+                # never what a machine says of itself: one lie would make all others of its kind slow
+                guess = offers.speed_of(intent.gpu_name, Speeds(), self.spec.model).rtfx
+                self._ledger.measured(intent.gpu_name, audio_ms / busy_ms, guess)
 
     def _bill(self, rows: Rows | None, heard: Heard, intents: tuple[Intent, ...], now_ms: int) -> None:
         fleet, image_gb = self.spec.fleet, self._image_gb

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Literal
 
-from provisioning.classify import Memory, Seen, Surroundings, look
+from provisioning.classify import Memory, Seen, Surroundings, look, usual_rtfx
 from provisioning.cloud import Instance
 from provisioning.fleet import Demand, Intent, Label, Limits, Observed, Speeds, WorkerNews
 from provisioning.offers import LOAD_S, boot_seconds, speed_of
@@ -101,7 +101,15 @@ def look_around(
             drain_since_ms=(before.drain_since_ms or now_ms) if starts else None,
             seen=look(rows, before.seen, now_ms) if rows is not None else before.seen,
         ),
-        around=Surroundings(now_ms, known, limits, speeds, min(limits.idle_s, economy.idle_s) * 1000, image_gb),
+        around=Surroundings(
+            now_ms,
+            known,
+            limits,
+            speeds,
+            min(limits.idle_s, economy.idle_s) * 1000,
+            image_gb,
+            usual_rtfx(rows or (), observed.workers),
+        ),
         economy=economy,
         model=model,
         usd_per_hour=burn,

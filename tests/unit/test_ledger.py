@@ -56,12 +56,22 @@ def test_strikes_end_by_themselves(file: Path) -> None:
 def test_speeds_follow_the_newest_measures(file: Path) -> None:
     with Ledger(file) as ledger:
         for rtfx in (100.0, 50.0, 50.0, 50.0, 50.0):
-            ledger.measured("RTX 3090", rtfx)
+            ledger.measured("RTX 3090", rtfx, guess=40.0)
         for seconds in range(60):
             ledger.booted(float(seconds))
         speeds = ledger.speeds()
     assert 50 < speeds.rtfx["RTX 3090"] < 65
     assert speeds.boot_s == tuple(float(seconds) for seconds in range(10, 60))
+
+
+def test_one_lie_about_a_speed_moves_it_a_little(file: Path) -> None:
+    with Ledger(file) as ledger:
+        ledger.measured("RTX 3090", 9_999.0, guess=40.0)
+        assert ledger.speeds().rtfx["RTX 3090"] == 120.0
+        ledger.measured("RTX 3090", 9_999.0, guess=40.0)
+        assert ledger.speeds().rtfx["RTX 3090"] == pytest.approx(156.0)
+        ledger.measured("RTX 3090", 0.001, guess=40.0)
+        assert ledger.speeds().rtfx["RTX 3090"] == pytest.approx(132.6)
 
 
 def test_wishes_and_notes(file: Path) -> None:

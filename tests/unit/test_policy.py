@@ -525,6 +525,17 @@ def test_a_machine_far_slower_than_its_kind_goes_only_where_the_kind_was_measure
     assert destroyed(decide([row(mine)], [mine], [slow], speeds=Speeds({"RTX 3090": 60.0}))) == {101}
 
 
+def test_one_that_lies_about_its_speed_makes_nobody_slow() -> None:
+    mine = [intent(number) for number in (1, 2, 3)]
+    work = {"chunks_done": 9, "busy_ms": 10_000}
+    liar = news(mine[0], **work, audio_done_ms=10**9, rtfx=1e5)
+    honest = [news(one, **work, audio_done_ms=600_000, rtfx=60.0) for one in mine[1:]]
+    rows, learned = [row(one) for one in mine], Speeds({"RTX 3090": 5_000.0})
+    assert not destroyed(decide(rows, mine, [liar, *honest], speeds=learned))
+    slow = replace(honest[1], audio_done_ms=60_000, rtfx=6.0)
+    assert destroyed(decide(rows, mine, [liar, honest[0], slow], speeds=learned)) == {103}
+
+
 def test_a_worker_gets_nothing_more_shortly_before_its_end_also_of_the_contract_by_the_markets_own_clock() -> None:
     mine = intent(1, expires_ms=NOW + 200_000)
     assert of_kind(decide([row(mine)], [mine], [news(mine)]), DrainWorker)[0].nonce == "n001"
