@@ -264,7 +264,7 @@ def check_object(lease: Lease, key: str, data: bytes, plan: JobPlan, read_object
         return _accepted(_checked_result(lease, data, read_object).model_dump_json().encode())
     if lease.kind == "detect_language":
         return _accepted(_checked_vote(data, plan).model_dump_json().encode())
-    return _checked_windows(lease, key, data, read_object)
+    return _checked_windows(lease, key, data, plan, read_object)
 
 
 def _accepted(data: bytes) -> Accepted:
@@ -375,7 +375,7 @@ def _checked_vote(data: bytes, plan: JobPlan) -> LanguageVote:
     return vote
 
 
-def _checked_windows(lease: Lease, key: str, data: bytes, read_object: ReadObject) -> Accepted:
+def _checked_windows(lease: Lease, key: str, data: bytes, job: JobPlan, read_object: ReadObject) -> Accepted:
     keys, index = JobKeys(lease.job), _index(lease)
     plan = SpeakerPlan.model_validate_json(_stored(keys.speaker_plan(str(lease.data.get("speakers"))), read_object))
     if len(data) > most_bytes(lease.kind, plan.chunk_seconds * 1000):
@@ -384,10 +384,23 @@ def _checked_windows(lease: Lease, key: str, data: bytes, read_object: ReadObjec
     if key != keys.windows(plan.voices, index, sha256):
         raise BrokenContract("The windows are not what their name says.")
     try:
-        read_windows(data, index, plan)
+        read_windows(data, index, plan, _duration_ms(job, read_object))
     except BadWindows as error:
         raise BrokenContract(str(error)) from None
     return Accepted(data, sha256)
+
+
+def _duration_ms(plan: JobPlan, read_object: ReadObject) -> int | None:
+    """How long the recording is that was cut; None while it is being cut. Chunks after its end are empty."""
+    keys = JobKeys(plan.job)
+    try:
+        for index in reversed(range(plan.chunk_count)):
+            core = Chunk.model_validate_json(read_object(keys.chunk(index))).core
+            if core.duration_ms:
+                return core.end_ms - plan.span.start_ms
+    except ObjectMissing:
+        return None
+    return 0
 
 
 def _parsed(message: type[Any], data: bytes, most: int) -> Any:

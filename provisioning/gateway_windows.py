@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.diarizers import DiarizerSpec, Windows
-from workers.diarizers.grid import owned
+from workers.diarizers.grid import count_windows, owned
 from workers.messages import SpeakerPlan
+from workers.spans import SAMPLES_PER_MS
 
 GE2E = DiarizerSpec("ge2e", 1, "", window=25_840, step=6_400, frames=0, local_speakers=1, dimension=256)
 """Its grid and shape; a test holds them to the diarizer's own, whose import would bring more than numbers here."""
@@ -31,6 +32,7 @@ LARGEST = 1e6  # magnitude of an embedding's number; those of the models here st
 _ARRAYS = {"spec": "|u1", "index": "<i4", "activity": "|u1", "shape": "<i8", "embedding": "<f4"}
 # what zipfile and zlib are known to raise of bytes that were damaged, on purpose or not
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError, LookupError)
+_ENTRY = b"PK\x01\x02"  # how each entry of a zip's directory begins
 _HEADER = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \(([0-9, ]{0,60})\), \} *\n")
 
 
@@ -38,18 +40,21 @@ class BadWindows(ValueError):
     """The bytes are no windows of this part of the recording; the text says why in a sentence."""
 
 
-def read_windows(data: bytes, index: int, plan: SpeakerPlan) -> Windows:
+def read_windows(data: bytes, index: int, plan: SpeakerPlan, duration_ms: int | None = None) -> Windows:
     """The windows that part `index` of the plan owns.
 
+    duration_ms: of the recording that was cut, where that is known already.
     Raises BadWindows where these are not they: damaged, too large, of another part, or with numbers that are none.
     """
     windows = _assembled(_arrays(data, UNPACKED_BASE + UNPACKED_A_SECOND * plan.chunk_seconds))
     _check_numbers(windows)
-    _check_owned(windows, index, plan)
+    _check_owned(windows, index, plan, duration_ms)
     return windows
 
 
 def _arrays(data: bytes, most: int) -> dict[str, NDArray[np.generic]]:
+    if data.count(_ENTRY) > 2 * len(_ARRAYS):  # by chance a number looks like one, and zipfile would list them all
+        raise BadWindows("The windows are not the five arrays that they should be.")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as file:
             members = file.infolist()
@@ -60,12 +65,21 @@ def _arrays(data: bytes, most: int) -> dict[str, NDArray[np.generic]]:
                 raise BadWindows("The windows unpack to more than so much audio can have.")
             if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
                 raise BadWindows("The windows are packed in a way that numpy does not.")
-            # a member that holds more than it says it does is cut there, and its checksum then differs
-            return {name: _array(file.read(f"{name}.npy"), wanted) for name, wanted in _ARRAYS.items()}
+            return {name: _array(_unpacked(file, f"{name}.npy"), wanted) for name, wanted in _ARRAYS.items()}
     except BadWindows:
         raise
     except _DAMAGE as error:
         raise BadWindows(f"The windows are damaged ({type(error).__name__}).") from None
+
+
+def _unpacked(file: zipfile.ZipFile, name: str) -> bytes:
+    """A member, of which no more is unpacked than it says it has: `ZipFile.read` would unpack all, and cut it then."""
+    size = file.getinfo(name).file_size
+    with file.open(name) as member:
+        data = member.read(size + 1)
+    if len(data) != size:
+        raise BadWindows("An array of the windows is not as long as it says.")
+    return data
 
 
 def _array(data: bytes, wanted: str) -> NDArray[np.generic]:
@@ -110,11 +124,12 @@ def _check_numbers(windows: Windows) -> None:
         raise BadWindows("A voice has numbers that no model gives.")
 
 
-def _check_owned(windows: Windows, index: int, plan: SpeakerPlan) -> None:
+def _check_owned(windows: Windows, index: int, plan: SpeakerPlan, duration_ms: int | None) -> None:
     """Windows of the part in order, each once, and none of another's.
 
-    The grid of ge2e is known. Of another model's only so much is: its windows are as many as it makes steps in
-    `chunk_seconds`, give or take one, or fewer where the recording ends; and no step is beyond SLOWEST and FASTEST.
+    The grid of ge2e is known: they are all that begin there, as far as the recording goes. Of another model's only so
+    much is: its windows are as many as it makes steps in `chunk_seconds`, give or take one, or fewer where the
+    recording ends; and no step is beyond SLOWEST and FASTEST.
     """
     count = len(windows.index)
     first = int(windows.index[0]) if count else 0
@@ -124,6 +139,11 @@ def _check_owned(windows: Windows, index: int, plan: SpeakerPlan) -> None:
         if (*windows.embedding.shape[1:], windows.activity.shape[1]) != (1, GE2E.dimension, 0):
             raise BadWindows("The windows are not of the shape that ge2e's have.")
         start, stop = owned(index, plan.chunk_count, plan.chunk_seconds, GE2E)
+        there = None if duration_ms is None else count_windows(duration_ms * SAMPLES_PER_MS, GE2E)
+        if there is not None:
+            stop = max(start, there if stop is None else min(stop, there))
+            if count != stop - start:
+                raise BadWindows("There are other windows than that part of the recording has.")
         fits = first == start and (stop is None or first + count <= stop)
     else:
         before = index * plan.chunk_seconds

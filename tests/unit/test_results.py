@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -446,6 +447,55 @@ def bad_files() -> dict[str, bytes]:
 def test_files_that_are_no_windows(name: str) -> None:
     with pytest.raises(BadWindows):
         read_windows(bad_files()[name], 1, PLAN)
+
+
+def test_a_bomb_that_understates_itself_is_not_unpacked() -> None:
+    """64 MB in 64 KB, whose entries say that they are a few bytes: they are compared before and bound what is read."""
+    whole = members(pack(windows()))
+    packed = bytearray(npz(**{**whole, "embedding.npy": bytes(64 << 20)}))
+    for beginning, name_at, size_at in ((b"PK\x03\x04", 30, 22), (b"PK\x01\x02", 46, 24)):
+        at = packed.find(beginning)
+        while packed[at + name_at : at + name_at + 13] != b"embedding.npy":
+            at = packed.find(beginning, at + 1)
+        packed[at + size_at : at + size_at + 4] = (200).to_bytes(4, "little")
+    assert len(packed) < 200_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadWindows):
+            read_windows(bytes(packed), 1, PLAN)
+        assert tracemalloc.get_traced_memory()[1] < 2 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_directory_without_end_is_not_read() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for number in range(200):
+            packed.writestr(f"{number}.npy", b"")
+    with pytest.raises(BadWindows, match="five arrays"):
+        read_windows(file.getvalue(), 1, PLAN)
+
+
+@pytest.mark.parametrize(
+    ("index", "numbers", "fine"),
+    [
+        (1, range(75, 150), True),
+        (1, range(75, 149), False),
+        (1, range(75, 75), False),
+        (2, range(150, 222), True),
+        (2, range(150, 225), False),
+        (2, range(150, 5_000), False),
+        (2, range(150, 200), False),
+    ],
+)
+def test_where_the_recording_ends_its_windows_do(index: int, numbers: range, fine: bool) -> None:
+    """90 s have 1 + ceil((90 - 1.615) / 0.4) = 222 windows, the last one filled up."""
+    if fine:
+        read_windows(pack(windows(numbers)), index, PLAN, 90_000)
+    else:
+        with pytest.raises(BadWindows):
+            read_windows(pack(windows(numbers)), index, PLAN, 90_000)
 
 
 @settings(deadline=None)
