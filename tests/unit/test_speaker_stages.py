@@ -14,7 +14,7 @@ import soundfile
 
 from tests.support.stages import ToneDiarizer, make_context
 from workers.context import Context
-from workers.diarizers.packing import pack, unpack
+from workers.diarizers.packing import joined, pack, unpack
 from workers.errors import ChunkNotReady, EngineError, JobError, ServerError, SpeakersPending, StorageUnavailable
 from workers.messages import (
     AwaitSpeakersInput,
@@ -342,6 +342,47 @@ def test_chunks_of_two_versions_are_not_compared(storage: Storage) -> None:
         cluster(storage, plan, chunks, ToneDiarizer())
     chunks = branch(storage, plan, ToneDiarizer())  # what a retry does: the odd one is heard again
     assert cluster(storage, plan, chunks, ToneDiarizer()).speakers == 3
+
+
+def test_with_gaps_allowed_one_part_of_another_version_is_lost_and_no_more(storage: Storage) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    chunks = branch(storage, plan, ToneDiarizer())
+    other = diarize(storage, plan, 1, with_diarizer(ToneDiarizer(version=2), worker="rented-liar"))
+    cluster(storage, plan, chunks | {"voices_1": other.model_dump()}, ToneDiarizer(), allow_gaps=True)
+    assert answer(storage, plan).missing == (Span.of(START_MS + 10_000, START_MS + 20_000),)
+
+
+@pytest.mark.parametrize("wrong", ["another part", "a window too few", "a window too many", "a shape", "a spec inside"])
+def test_a_part_with_windows_that_are_not_its_own_is_lost_and_heard_again(storage: Storage, wrong: str) -> None:
+    fill(storage)
+    plan = put_plan(storage)
+    chunks = branch(storage, plan, ToneDiarizer())
+    honest = unpack(storage.get_bytes(chunks["voices_1"]["key"]))
+    data = pack(
+        {
+            "another part": lambda: unpack(storage.get_bytes(chunks["voices_0"]["key"])),
+            "a window too few": lambda: replace(
+                honest, index=honest.index[1:], activity=honest.activity[1:], embedding=honest.embedding[1:]
+            ),
+            "a window too many": lambda: joined([honest, replace(honest, index=honest.index + 1)]),
+            "a shape": lambda: replace(honest, embedding=honest.embedding[:, :, :1]),
+            "a spec inside": lambda: replace(honest, spec_hash="0" * 16),
+        }[wrong]()
+    )
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = KEYS.windows(plan.voices, 1, sha256)
+    storage.discard([chunks["voices_1"]["key"]])
+    storage.put_bytes(key, data)
+    lying = chunks | {"voices_1": chunks["voices_1"] | {"key": key, "sha256": sha256}}
+    with pytest.raises(JobError, match=r"lost for 00:01:10–00:01:20 \(its windows are not those of that part\)"):
+        cluster(storage, plan, lying, ToneDiarizer())
+    assert not storage.exists(key), "it would be found done"
+    storage.put_bytes(key, data)
+    cluster(storage, plan, lying, ToneDiarizer(), allow_gaps=True)
+    assert answer(storage, plan).missing == (Span.of(START_MS + 10_000, START_MS + 20_000),)
+    cluster(storage, plan, branch(storage, plan, ToneDiarizer()), ToneDiarizer())
+    assert answer(storage, plan).missing == ()
 
 
 def test_a_clusterer_of_another_version_leaves_it_to_others(storage: Storage) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.context import Context
-from workers.diarizers import Clustered, Diarizer, Windows
+from workers.diarizers import Clustered, Diarizer, DiarizerSpec, Windows
+from workers.diarizers.grid import count_windows, owned
 from workers.diarizers.naming import name_speakers
 from workers.diarizers.packing import joined, unpack
 from workers.errors import EngineError, JobError, OptionError, StorageUnavailable
@@ -27,7 +28,7 @@ from workers.messages import (
     TaskFailure,
 )
 from workers.recording import Recording, read_flac
-from workers.spans import Span, clock
+from workers.spans import SAMPLES_PER_MS, Span, clock
 from workers.stages.recognize import read_plan
 from workers.stages.speakers import complete_answer, read_speaker_plan
 from workers.storage import Storage
@@ -50,6 +51,9 @@ class _Branch:
 def cluster_speakers(task: ClusterSpeakersInput, context: Context) -> ClusterSpeakersOutput:
     """Store who speaks when, from the first to the last millisecond of the wanted span.
 
+    A part whose windows are not its own, or not of the diarizer's shape, counts as lost: nobody is asked to believe a
+    machine, and one part must not spoil the others. With gaps allowed one of another version does too.
+
     Raises JobError where parts were lost and gaps are not allowed, where nothing is left, or where chunks were
     diarized by different versions; EngineError where they all were by another version than this worker's.
     """
@@ -65,9 +69,16 @@ def cluster_speakers(task: ClusterSpeakersInput, context: Context) -> ClusterSpe
     diarizer = context.diarizer(speakers.diarizer, speakers.model)
     failures = task.failures()
     _check_losses(failures, task, branch)
-    done = [DiarizeChunkOutput.model_validate(task.chunks[name]) for name in _voices(task.chunks, without=failures)]
-    _check_versions(done, diarizer)
-    windows = _read(done, storage)
+    done = {
+        name: DiarizeChunkOutput.model_validate(task.chunks[name]) for name in _voices(task.chunks, without=failures)
+    }
+    unusable = _of_another_version(done, diarizer, task.allow_gaps)
+    parts = _read({name: output for name, output in done.items() if name not in unusable}, storage)
+    unusable |= _not_its_own(parts, branch, diarizer.spec)
+    storage.discard(done[name].key for name in unusable)  # a later run must not find them done
+    failures |= unusable
+    _check_losses(failures, task, branch)
+    windows = joined([part for name, part in parts.items() if name not in unusable])
     context.check_wanted()
     clustered = diarizer.cluster(
         windows, _speech(branch, diarizer), branch.duration_ms, speakers.hints, context.check_wanted
@@ -134,13 +145,20 @@ def _lost(failures: Mapping[str, TaskFailure], branch: _Branch) -> list[Span]:
     return sorted((part for part in parts if part.duration_ms), key=lambda part: part.start_ms)
 
 
-def _check_versions(done: Sequence[DiarizeChunkOutput], diarizer: Diarizer) -> None:
-    specs = {output.spec for output in done}
+def _of_another_version(
+    done: Mapping[str, DiarizeChunkOutput], diarizer: Diarizer, allow_gaps: bool
+) -> dict[str, TaskFailure]:
+    """The parts that cannot be compared with the others. Raises JobError or EngineError where that is the end."""
+    specs = {output.spec for output in done.values()}
     if specs == {diarizer.spec.hash}:
-        return
+        return {}
     if len(specs) > 1:
-        mine = [output.worker for output in done if output.spec == diarizer.spec.hash]
-        others = sorted({output.worker for output in done if output.spec != diarizer.spec.hash})
+        if allow_gaps and diarizer.spec.hash in specs:
+            reason = f"it was heard with another version of {diarizer.spec.name} or its model."
+            strange = [name for name, output in done.items() if output.spec != diarizer.spec.hash]
+            return {name: TaskFailure(error="EngineError", reason=reason) for name in strange}
+        mine = [output.worker for output in done.values() if output.spec == diarizer.spec.hash]
+        others = sorted({output.worker for output in done.values() if output.spec != diarizer.spec.hash})
         raise JobError(
             f"The voices were heard by workers with different versions of {diarizer.spec.name} or its model "
             f"({', '.join(others[:LOSSES_NAMED])} against {mine[0] if mine else 'others'}), and cannot be compared: "
@@ -152,7 +170,25 @@ def _check_versions(done: Sequence[DiarizeChunkOutput], diarizer: Diarizer) -> N
     )
 
 
-def _read(done: Sequence[DiarizeChunkOutput], storage: Storage) -> Windows:
+def _not_its_own(parts: Mapping[str, Windows], branch: _Branch, spec: DiarizerSpec) -> dict[str, TaskFailure]:
+    """The parts whose windows are others than the recording has there, or of another shape than the diarizer's."""
+    there = count_windows(branch.duration_ms * SAMPLES_PER_MS, spec)
+    failures = {}
+    for name, windows in parts.items():
+        first, stop = owned(_index(name), branch.speakers.chunk_count, branch.speakers.chunk_seconds, spec)
+        numbers = np.arange(first, max(first, there if stop is None else min(stop, there)))
+        fits = (
+            windows.spec_hash == spec.hash
+            and np.array_equal(windows.index, numbers)
+            and windows.activity.shape == (len(numbers), spec.frames, spec.local_speakers)
+            and windows.embedding.shape == (len(numbers), spec.local_speakers, spec.dimension)
+        )
+        if not fits:
+            failures[name] = TaskFailure(error="EngineError", reason="its windows are not those of that part.")
+    return failures
+
+
+def _read(done: Mapping[str, DiarizeChunkOutput], storage: Storage) -> dict[str, Windows]:
     def read(output: DiarizeChunkOutput) -> Windows:
         data = storage.get_bytes(output.key)
         if hashlib.sha256(data).hexdigest() != output.sha256:
@@ -162,7 +198,7 @@ def _read(done: Sequence[DiarizeChunkOutput], storage: Storage) -> Windows:
         return unpack(data)
 
     with ThreadPoolExecutor(READS_AT_ONCE, "cluster-read") as pool:
-        return joined(list(pool.map(read, done)))
+        return dict(zip(done, pool.map(read, done.values()), strict=True))
 
 
 def _speech(branch: _Branch, diarizer: Diarizer) -> list[Span] | None:
