@@ -10,9 +10,9 @@ import os
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,12 +57,15 @@ class Wish:
     """What another command asks of the controller that runs: it looks at every tick.
 
     phase: run, drain (finish what is held, rent nothing) or close (destroy all). min_instances and max_instances
-    replace those of its limits where they are not None.
+    replace those of its limits where they are not None. held_instances: machines to keep while there is work, and
+    before there is any for a while from held_since_ms on (see `provisioning.fleet_control`).
     """
 
     phase: Literal["run", "drain", "close"] = "run"
     min_instances: int | None = None
     max_instances: int | None = None
+    held_instances: int | None = None
+    held_since_ms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,13 @@ class Ledger:
 
     def wished(self) -> Wish:
         return Wish(**(self.noted("wish") or {}))
+
+    def rewish(self, change: Callable[[Wish], Wish]) -> Wish:
+        """Another wish that follows from the one there is, with nobody else's between the two."""
+        with self._write() as db:
+            wish = change(self.wished())
+            db.execute("INSERT OR REPLACE INTO notes VALUES ('wish', ?)", (json.dumps(asdict(wish)),))
+        return wish
 
     def note(self, name: str, value: Any) -> None:
         """Keep one JSON value by name, instead of the one before."""

@@ -100,6 +100,7 @@ class Controller:
         image_gb: float = 4.0,
     ) -> None:
         self.spec = spec
+        self.held = 0  # machines to keep for now, by whoever runs this controller
         self._cloud = cloud
         self._hearing = Hearing(gateway)
         self._demand = demand
@@ -135,12 +136,18 @@ class Controller:
         self._stop.set()
 
     def run(
-        self, *, until_idle: bool = False, idle_s: float = 60.0, watch: Callable[[FleetStatus], None] = lambda _: None
+        self,
+        *,
+        until_idle: bool = False,
+        idle_s: float = 60.0,
+        stay: bool = False,
+        watch: Callable[[FleetStatus], None] = lambda _: None,
     ) -> FleetStatus:
         """Keep the fleet as large as its work needs, until `stop`, a wish to close or drain is fulfilled, or the
         market refuses for good (then CloudRefused, when all that could be ended is ended).
 
-        until_idle: also end once there was no work and no machine for `idle_s`.
+        until_idle: also end once there was no work and no machine for `idle_s`. stay: a wish that is fulfilled is no
+        end; it holds, with no machine, until somebody wishes otherwise.
         """
         idle_since: int | None = None
         while True:
@@ -149,7 +156,8 @@ class Controller:
             empty = not now.lines and now.blind_since_ms is None
             if self._known.problem and (empty or self._listing.refused):
                 raise CloudRefused(f"{self._known.problem} {status.still_alive(now)}")
-            if empty and now.phase in ("drain", "down") and self._listing.clean_for(now.at_ms) >= LISTS_APART_MS:
+            ended = empty and now.phase in ("drain", "down") and self._listing.clean_for(now.at_ms) >= LISTS_APART_MS
+            if ended and not stay:
                 return now
             work = now.demand.queued_tasks + now.demand.held_tasks
             busy = bool(now.lines) or work > 0 or not now.demand.known
@@ -259,11 +267,16 @@ class Controller:
     def _limits(self, count: int | None) -> Limits:
         """What the person said, with what another command has wished since; `up` keeps `count`."""
         limits, wish = self.spec.limits, self._ledger.wished()
-        if wish.min_instances is not None:
-            limits = replace(limits, min_instances=wish.min_instances)
+        least = max(self._least(), self.held) if wish.min_instances is None else wish.min_instances
+        limits = replace(limits, min_instances=least)
         if wish.max_instances is not None:
             limits = replace(limits, max_instances=wish.max_instances)
         return limits if count is None else replace(limits, max_instances=min(count, limits.max_instances))
+
+    def _least(self) -> int:
+        """Machines to keep whatever the work is, for as long as nobody says otherwise."""
+        wish = self._ledger.wished()
+        return self.spec.limits.min_instances if wish.min_instances is None else wish.min_instances
 
     # ---- looking ----
 
@@ -389,6 +402,7 @@ class Controller:
     def _rent(self, action: Rent) -> None:
         """As many as `count`, as far as one tick's time goes: what is missing is wanted again at the next."""
         until = self._clock.now_ms() + RENTING_S * 1000
+        self._renter.patient = self._least() > 0
         ranked = self._ranked(action)
         occupied = Counter(intent.machine_id for intent in self._ledger.intents() if intent.state != "closed")
         per_host = self.spec.limits.machines_per_host
@@ -509,13 +523,16 @@ class Controller:
 
 @contextmanager
 def interruptible(controller: Controller) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the controller's loop between two steps; a second Ctrl-C at once. Main thread only."""
+    """SIGTERM, SIGHUP and Ctrl-C end the controller's loop between two steps; a second one at once. Main thread only."""
 
     def ask(number: int, _: FrameType | None) -> None:
         controller.stop()
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` would have it
+        heeded.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in heeded}
     try:
         yield
     finally:

@@ -38,8 +38,12 @@ class FleetSpec:
     entry: tuple[str, ...] = ()
 
 
-def environment(spec: FleetSpec, nonce: str, token: str, left_s: float) -> dict[str, str]:
-    """All that a rented machine is told; its owner can read every word of it. left_s: how long it may live."""
+def environment(spec: FleetSpec, nonce: str, token: str, left_s: float, patient: bool = False) -> dict[str, str]:
+    """All that a rented machine is told; its owner can read every word of it. left_s: how long it may live.
+
+    patient: no idleness makes it end itself, as so many machines are wanted without work, too.
+    """
+    idle_s = left_s if patient else max(spec.limits.idle_s * 2, 900)
     gateway = spec.gateway.rstrip("/")
     told = {
         "CONDUCTOR_SERVER_URL": f"{gateway}/api",
@@ -49,7 +53,7 @@ def environment(spec: FleetSpec, nonce: str, token: str, left_s: float) -> dict[
         "WHISPERFLEET_TASKS": ",".join(spec.kinds),
         "WHISPERFLEET_MODEL": spec.model,
         "WHISPERFLEET_TTL_S": str(round(left_s)),
-        "WHISPERFLEET_IDLE_S": str(round(max(spec.limits.idle_s * 2, 900))),
+        "WHISPERFLEET_IDLE_S": str(round(idle_s)),
         "WHISPERFLEET_SILENCE_S": str(round(spec.silence_s)),
     }
     if spec.market:
@@ -80,6 +84,7 @@ class Renter:
         self._cloud = cloud
         self._gateway = gateway
         self._ledger = ledger
+        self.patient = False  # see `environment`
 
     def rent(self, offers: Iterable[tuple[Offer, float | None]], slot: int, now_ms: Callable[[], int]) -> Attempt:
         """Ask for (offer, bid) after (offer, bid) until one is rented or nobody knows; OFFERS_PER_SLOT at most.
@@ -108,7 +113,7 @@ class Renter:
             self._ledger.save(replace(intent, state="closed", reason=str(error)))
             return Attempt(later=str(error), said=str(error))
         label = Label(self._spec.fleet, intent.nonce, intent.expires_ms // 1000).encode()
-        told = environment(self._spec, intent.nonce, token, (intent.expires_ms - now_ms) / 1000)
+        told = environment(self._spec, intent.nonce, token, (intent.expires_ms - now_ms) / 1000, self.patient)
         order = Order(label, self._spec.image, self._spec.query.disk_gb, bid, told, self._spec.entry)
         try:
             answer = self._cloud.create(offer, order)
