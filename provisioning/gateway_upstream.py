@@ -19,7 +19,13 @@ from workers.errors import TransientError, one_line
 QUIET_S = 0.05
 ANNOUNCE_S = 8.0  # a worker is taken for gone after 20 s of silence (workers.tasks.PRESENCE_TTL_MS)
 ANNOUNCES_PER_S = 25.0  # of all machines: with more of them than 250 a count of who is alive is low
+ANNOUNCING = 4
+"""At a time. Conductor keeps a queue for each domain; on SQLite, with two thousand of them, a sign of life took it
+0.9 s, and polls waited behind a pool full of those."""
 POLL_DATA_S = 2.0
+POLLED_LATELY_MS = 60_000
+"""Conductor forgets no domain, so each machine there ever was has a row; who counts the living asks for 20 s
+(workers.tasks.PRESENCE_TTL_MS), and the two clocks may differ."""
 SIZE_S = 4.0  # to wait for the length of a queue: whoever watches asks again soon
 _TIMEOUT = httpx.Timeout(20.0, connect=5.0, pool=15.0)
 _LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=16, keepalive_expiry=20.0)
@@ -121,18 +127,22 @@ class Upstream:
         return dict(zip(kinds, await asyncio.gather(*map(size, kinds)), strict=True))
 
     async def poll_data(self, kind: str) -> list[dict[str, Any]]:
-        """Who polled when; some seconds old at most."""
+        """Who polled when in the last POLLED_LATELY_MS; some seconds old at most."""
         asked_at, known = self._poll_data.get(kind, (float("-inf"), []))
         if time.monotonic() - asked_at < POLL_DATA_S:
             return known
         answer = await self._ask("polldata", "GET", "/tasks/queue/polldata", params={"taskType": kind})
         found = answer.json() if answer.status_code == 200 and answer.content else []
-        self._poll_data[kind] = (time.monotonic(), found if isinstance(found, list) else [])
+        since = time.time() * 1000 - POLLED_LATELY_MS
+        lately = [row for row in found if isinstance(row, dict) and int(row.get("lastPollTime") or 0) >= since]
+        self._poll_data[kind] = (time.monotonic(), lately)
         return self._poll_data[kind][1]
 
     def announce(self, kind: str, nonce: str) -> None:
         """Pass a sign of life on in the background: lost ones are forgiven, the next comes soon."""
         now = time.monotonic()
+        if len(self._announcing) >= ANNOUNCING:
+            return
         if now - self._announced.get((kind, nonce), float("-inf")) < ANNOUNCE_S or not self._announces.take(1, now):
             return
         self._announced[kind, nonce] = now

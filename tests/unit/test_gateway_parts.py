@@ -256,7 +256,7 @@ def test_signs_of_life_are_passed_on_now_and_then() -> None:
             found.announce("transcribe_chunk", f"n{number}")
         await asyncio.sleep(0.1)
         assert len([request for request in queue.asked if request.url.params["workerid"] == "rented-m1"]) == 1
-        assert len(queue.asked) <= 60
+        assert len(queue.asked) <= 4  # at a time, or they would stand before the polls
         await found.close()
 
     asyncio.run(run())
