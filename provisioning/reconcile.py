@@ -523,7 +523,7 @@ class Controller:
 
 @contextmanager
 def interruptible(controller: Controller) -> Iterator[None]:
-    """SIGTERM, SIGHUP and Ctrl-C end the controller's loop between two steps; a second one at once. Main thread only."""
+    """SIGTERM, SIGHUP and Ctrl-C end the loop between two steps; a second one ends it at once. Main thread only."""
 
     def ask(number: int, _: FrameType | None) -> None:
         controller.stop()
