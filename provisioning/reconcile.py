@@ -180,7 +180,8 @@ class Controller:
             if self._known.problem:
                 raise CloudRefused(f"{self._known.problem} {status.still_alive(now)}")
             sure = sum(line.state not in NOT_SURE for line in now.lines)
-            fruitless = fruitless + 1 if now.live <= before else 0
+            settled = sure == now.live  # else a slot is taken by what is going, or what nobody knows of yet
+            fruitless = fruitless + 1 if settled and now.live <= before else 0
             before = now.live
             if sure >= min(count, self.spec.limits.max_instances) or fruitless >= FRUITLESS_TICKS:
                 return now
@@ -407,15 +408,22 @@ class Controller:
         occupied = Counter(intent.machine_id for intent in self._ledger.intents() if intent.state != "closed")
         per_host = self.spec.limits.machines_per_host
         wanted = action.count * OFFERS_PER_SLOT
-        left = iter(offers.choose(ranked, wanted, action.avoid_machines, occupied, per_host))
+        purse = offers.Purse(action.max_usd)
+        chosen = offers.choose(ranked, wanted, action.avoid_machines, occupied, per_host)
+        by_id = {each.offer.id: each for each in chosen}
+        left = purse.payable(chosen)
         for slot in range(action.count):
             if self._stop.is_set() or (slot and self._clock.now_ms() >= until):
                 return
             attempt = self._renter.rent(
                 ((each.offer, each.bid_usd_per_hour) for each in left), slot, self._clock.now_ms
             )
-            if attempt.said:
+            if purse.problem is not None:
+                self._alarm(purse.problem)
+            elif attempt.said:
                 self._alarm(attempt.said)
+            if attempt.intent is not None:
+                purse.pay(by_id[attempt.intent.offer_id])
             if attempt.hopeless:
                 self._give_up(f"The market rents no more to this account: {attempt.hopeless}.")
             if attempt.intent is None or attempt.intent.state == "unknown":
@@ -448,7 +456,7 @@ class Controller:
                 if each.offer.id not in bidding
             ]
         if not found:
-            self._alarm(offers.nothing_fits(seen, query))
+            self._alarm(offers.nothing_fits(seen, query, self._image_gb))
         return found
 
     def _give_up(self, problem: str) -> None:

@@ -249,10 +249,9 @@ SHORT_LIVED = replace(LIMITS, ttl_s=900.0)
 
 
 def a_life(world: Fleet) -> Callable[[Controller], None]:
-    """Have a bid refused that makes a machine all the same, rent one, lose it, find another, destroy all."""
+    """Rent one, lose it to a higher bid and find another, then destroy all."""
 
     def live(controller: Controller) -> None:
-        world.vast.faults.add("F4")
         controller.up(1)
         world.clock.advance(45)
         controller.tick()
@@ -260,6 +259,16 @@ def a_life(world: Fleet) -> Callable[[Controller], None]:
         world.clock.advance(10)
         controller.up(1)
         controller.down()
+
+    return live
+
+
+def a_refused_life(world: Fleet) -> Callable[[Controller], None]:
+    """Be refused a machine that is made all the same."""
+
+    def live(controller: Controller) -> None:
+        world.vast.faults.add("F4")
+        controller.tick()
 
     return live
 
@@ -294,20 +303,21 @@ def test_whoever_comes_after_a_killed_controller_leaves_nothing(
     what: str, converge: Callable[[Fleet], float], tmp_path: Path, table: list[Row]
 ) -> None:
     rows = []
-    for step in itertools.count(1):
-        with Fleet(
-            tmp_path / str(step),
-            limits=SHORT_LIVED,
-            timing=LISTED_LATE,
-            workers=converge is not by_cron_elsewhere,
-            usd_per_gb="0",  # of a machine that is first listed as stopped nobody knows whether it pulled its image
-        ) as world:
-            world.gateway.put(20, 600.0)
-            if not world.crash(step, a_life(world)):
-                break
-            rows.append(world.check("F13", what, reported=converge(world), chunks=False))
-            assert max(chunk.results for chunk in world.gateway.chunks) <= 1
-            one_machine_an_intent(world)
+    for life in (a_life, a_refused_life):
+        for step in itertools.count(1):
+            with Fleet(
+                tmp_path / f"{life.__name__}{step}",
+                limits=SHORT_LIVED,
+                timing=LISTED_LATE,
+                workers=converge is not by_cron_elsewhere,
+                usd_per_gb="0",  # of a machine that is first listed as stopped nobody knows whether it pulled its image
+            ) as world:
+                world.gateway.put(20, 600.0)
+                if not world.crash(step, life(world)):
+                    break
+                rows.append(world.check("F13", what, reported=converge(world), chunks=False))
+                assert max(chunk.results for chunk in world.gateway.chunks) <= 1
+                one_machine_an_intent(world)
     assert len(rows) > 20
     table.append(summed(rows, f"killed at each of {len(rows)} steps: {what}"))
 
@@ -415,6 +425,25 @@ def test_a_budget_is_kept(max_usd: float, tmp_path: Path, table: list[Row]) -> N
         ran = world.run(until_idle=False, watch=lambda now: world.stop() if not now.lines and now.spent_usd else None)
         assert ran.spent_usd <= max_usd
         table.append(world.check("F0", f"more work than a budget of ${max_usd:.2f} pays", chunks=False))
+
+
+@pytest.mark.parametrize(("usd_per_gb", "max_usd", "rented"), [
+    ("0.10", 0.5, False), ("0.04", 0.3, True), ("0.045", 0.5, True), ("0.02", 0.2, True),
+])  # fmt: skip
+@pytest.mark.parametrize("mbps", [1_000.0, 5_000.0])
+def test_a_budget_is_kept_where_traffic_costs_more_than_machines(
+    mbps: float, usd_per_gb: str, max_usd: float, rented: bool, tmp_path: Path, table: list[Row]
+) -> None:
+    """An image of 4 GB is there before the next tick, and nobody gives it back."""
+    limits = replace(LIMITS, max_usd=max_usd, max_instances=6, interruptible=False)
+    with Fleet(tmp_path, machines=6, limits=limits, usd_per_gb=usd_per_gb, mbps=mbps, **SLOWLY) as world:
+        world.gateway.put(*WORK)
+        if not rented:
+            world.at(300, lambda: world.stop())
+        world.run(watch=lambda now: world.stop() if not now.lines and now.spent_usd else None)
+        assert bool(contracts_of_ours(world)) == rented
+        assert rented or any("$0.1 a GB of download, so that the image costs $0.40" in text for text in world.said)
+        table.append(world.check("F0", f"traffic at ${usd_per_gb}/GB, {mbps:.0f} Mbit/s", chunks=False))
 
 
 def test_a_wish_of_another_command_is_followed(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What the controller remembers comes back whole, one controller owns a fleet, and a lost file is only lost history."""
 
 import multiprocessing
+import os
+import signal
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -116,13 +118,14 @@ def test_the_owner_on_another_machine_counts_until_it_is_silent(file: Path) -> N
 
 def _die_as_owner(file: Path) -> None:
     Ledger(file).take_ownership(NOW)
-    multiprocessing.current_process().kill()  # no exit handler, no destructor
+    os.kill(os.getpid(), signal.SIGKILL)  # no exit handler, no destructor
 
 
 def test_the_owner_that_was_killed_on_this_machine_counts_no_more(file: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_die_as_owner, args=(file,))
     process.start()
     process.join()
+    assert process.exitcode == -signal.SIGKILL
     with Ledger(file) as ledger:
         ledger.take_ownership(NOW)
 
