@@ -96,6 +96,7 @@ class Intent:
     reason: str = ""
     lists_without: int = 0  # validated lists since it turned unknown that do not show it
     last_missed_ms: int | None = None
+    usd_per_gb: float = 0.0  # what its host takes for what it downloads
 
 
 @dataclass(frozen=True)
@@ -170,13 +171,18 @@ class Destroy:
 
 @dataclass(frozen=True)
 class Rent:
-    """Rent `count` more machines, not on these hosts, and none dearer than that (its disk included)."""
+    """Rent `count` more machines, not on these hosts, and none dearer than that (its disk included).
+
+    max_usd: what all of them together may cost until they have booted and worked for a while: an image's way to a host
+    may cost more than the host (see `provisioning.offers.Ranked.first_usd`).
+    """
 
     count: int
     interruptible: bool
     avoid_machines: frozenset[int] = frozenset()
     bid_factor: float = 1.15
     max_usd_per_hour: float | None = None
+    max_usd: float | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from provisioning.fleet import Intent, Speeds, Strike
 from provisioning.locks import FileLock
 from workers.errors import StorageError, TerminalError, one_line
 
-VERSION = 1
+VERSION = 2
 OWNER_TTL_MS = 120_000  # an owner on another machine that said nothing for so long is gone: a tick takes 10 to 15 s
 BOOTS_KEPT = 50
 MOST_FIRST, MOST_STEP = 3.0, 2.0  # a GPU is no three times as fast as its memory says, nor changes by more at once
@@ -34,7 +34,7 @@ CREATE TABLE intents(
     nonce TEXT PRIMARY KEY, state TEXT NOT NULL, offer_id INTEGER NOT NULL, machine_id INTEGER NOT NULL,
     gpu_name TEXT NOT NULL, asked_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL, usd_per_hour REAL NOT NULL,
     is_bid INTEGER NOT NULL, slot INTEGER NOT NULL, instance_id INTEGER, reason TEXT NOT NULL,
-    lists_without INTEGER NOT NULL, last_missed_ms INTEGER);
+    lists_without INTEGER NOT NULL, last_missed_ms INTEGER, usd_per_gb REAL NOT NULL);
 CREATE TABLE samples(at_ms INTEGER NOT NULL, live INTEGER NOT NULL, usd_per_hour REAL NOT NULL, usd REAL NOT NULL);
 CREATE TABLE strikes(machine_id INTEGER NOT NULL, until_ms INTEGER NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE speeds(gpu_name TEXT PRIMARY KEY, rtfx REAL NOT NULL);

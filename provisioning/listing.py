@@ -109,4 +109,5 @@ def adopted(row: Instance, now_ms: int) -> Intent:
         usd_per_hour=row.gpu_usd_per_hour + row.storage_usd_per_hour,
         is_bid=row.is_bid,
         instance_id=row.id,
+        usd_per_gb=row.inet_down_usd_per_gb,
     )

@@ -7,7 +7,7 @@ Pure; money is US dollars, speed is seconds of audio per second.
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -19,6 +19,7 @@ BID_FACTOR = 1.15  # above the lowest bid that wins: the next rival bids a littl
 ON_DEMAND_SHARE = 0.8  # a bid above this part of the price on demand buys interruptions for nearly nothing
 BOOT_S = 240.0  # until some were measured: an image of 4 GB at 300 Mbit/s is 107 s, unpacking and the self-test as much
 LOAD_S = 60.0  # of that the GPU is billed: self-test, and the model into its memory
+DRAIN_S = 600.0  # of all machines' cost is set aside for finishing what they hold
 CREATE_GAP_S = 5.0  # the market takes a request to rent every 4.5 s
 RESULT_GB_PER_HOUR = 0.005
 BLACKWELL = 1200  # compute capability ×100: older drivers than CUDA 12.8 do not know them
@@ -103,6 +104,12 @@ class Ranked:
     boot_usd: float
     usd_per_audio_hour: float
 
+    @property
+    def first_usd(self) -> float:
+        """Until it has booted and worked for DRAIN_S: what a budget must have left for it to be rented."""
+        traffic = AUDIO_GB_PER_HOUR * self.offer.inet_down_usd_per_gb * self.speed.rtfx
+        return self.boot_usd + (self.usd_per_hour + traffic) * DRAIN_S / 3600
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -130,8 +137,12 @@ class Estimate:
     problem: str | None = None
 
 
-def fits(offer: Offer, query: OfferQuery) -> str | None:
-    """Why an offer is not to be rented, in a few words; None where it may be. The market does not always filter."""
+def fits(offer: Offer, query: OfferQuery, image_gb: float = 4.0) -> str | None:
+    """Why an offer is not to be rented, in a few words; None where it may be. The market does not always filter.
+
+    A host whose line is so dear that the image costs more than an hour of the machine is none: the price that is asked
+    for would say nothing, and a machine that is outbid soon would have cost its boot alone.
+    """
     least_cuda = max(query.min_cuda, BLACKWELL_CUDA) if offer.compute_capability >= BLACKWELL else query.min_cuda
     faults = (
         (offer.num_gpus != 1, f"{offer.num_gpus} GPUs, and a fleet rents one by one"),
@@ -152,6 +163,10 @@ def fits(offer: Offer, query: OfferQuery) -> str | None:
         least = lowest_usd_per_hour(offer, query)
         if not 0 < least <= query.max_usd_per_hour:
             return f"${least:.3f} an hour"
+    pull_usd = image_gb * offer.inet_down_usd_per_gb
+    if fault is None and pull_usd > (hour_usd := lowest_usd_per_hour(offer, query)):
+        dear = f"${offer.inet_down_usd_per_gb:g} a GB of download"
+        return f"{dear}, so that the image costs ${pull_usd:.2f} and an hour ${hour_usd:.2f}"
     return fault
 
 
@@ -215,7 +230,7 @@ def rank(
     ranked = [
         _ranked(offer, query, speed_of(offer.gpu_name, speeds, model, offer.dlperf), factor, hours, image_gb)
         for offer in offers
-        if fits(offer, query) is None
+        if fits(offer, query, image_gb) is None
     ]
     return sorted(ranked, key=lambda each: (each.usd_per_audio_hour, -each.offer.reliability, each.offer.id))
 
@@ -238,13 +253,34 @@ def choose(
     return chosen
 
 
-def nothing_fits(offers: Sequence[Offer], query: OfferQuery) -> str:
+class Purse:
+    """What may be spent on new machines in one tick: those that it does not pay until they have worked are left out."""
+
+    def __init__(self, usd: float | None) -> None:
+        self._usd = math.inf if usd is None else usd
+        self.problem: str | None = None  # of the first that was left out
+
+    def payable(self, chosen: Iterable[Ranked]) -> Iterator[Ranked]:
+        for each in chosen:
+            if each.first_usd <= self._usd:
+                yield each
+            elif self.problem is None:
+                self.problem = (
+                    f"${max(self._usd, 0):.2f} are left for another machine, and offer {each.offer.id} takes "
+                    f"${each.first_usd:.2f} until it has booted and worked for {DRAIN_S / 60:.0f} minutes: not rented."
+                )
+
+    def pay(self, each: Ranked) -> None:
+        self._usd -= each.first_usd
+
+
+def nothing_fits(offers: Sequence[Offer], query: OfferQuery, image_gb: float = 4.0) -> str:
     """Why no offer is left, in one sentence with what to do; the cheapest there is where only the price is wrong."""
     if not offers:
         under = f" under ${query.max_usd_per_hour:g} an hour" if query.max_usd_per_hour is not None else ""
         return f"The market has no offer of this kind{under} now: ask again later, or for other GPUs or a higher price."
     without_price = OfferQuery(**{**query.__dict__, "max_usd_per_hour": None})
-    payable = [offer for offer in offers if fits(offer, without_price) is None]
+    payable = [offer for offer in offers if fits(offer, without_price, image_gb) is None]
     if payable and query.max_usd_per_hour is not None:
         best = min(payable, key=lambda offer: lowest_usd_per_hour(offer, query))
         kind = "interruptible" if query.interruptible else "on demand"
@@ -253,24 +289,24 @@ def nothing_fits(offers: Sequence[Offer], query: OfferQuery) -> str:
             f"No offer is under ${query.max_usd_per_hour:g} an hour: the cheapest that fits is one {best.gpu_name}, "
             f"{kind}, at ${least:.3f} an hour with its disk; raise --max-price to that, or wait."
         )
-    reasons = Counter(reason for offer in offers if (reason := fits(offer, without_price)) is not None)
+    reasons = Counter(reason for offer in offers if (reason := fits(offer, without_price, image_gb)) is not None)
     common = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
     return f"None of {len(offers)} offers fits ({common}): ask for less, or again later."
 
 
-def budget_for_one(ranked: Sequence[Ranked], max_usd: float, drain_s: float = 600.0, share: float = 0.9) -> str | None:
-    """The sentence that a budget does not even pay one machine, its boot and `drain_s` of work; None where it does.
+def budget_for_one(ranked: Sequence[Ranked], max_usd: float, share: float = 0.9) -> str | None:
+    """The sentence that a budget does not even pay one machine, its boot and DRAIN_S of work; None where it does.
 
     share: the part of the budget up to which machines are rented at all (see `provisioning.policy`).
     """
     if not ranked:
         return None
-    needed = min(_first_usd(each, drain_s) for each in ranked) / share
+    needed = min(each.first_usd for each in ranked) / share
     if needed < max_usd:
         return None
     return (
         f"A budget of ${max_usd:g} is too small for one machine: the cheapest costs ${needed:.3f} until it has booted "
-        f"and worked for {drain_s / 60:.0f} minutes; raise --budget to more than that."
+        f"and worked for {DRAIN_S / 60:.0f} minutes; raise --budget to more than that."
     )
 
 
@@ -326,10 +362,6 @@ def _ranked(offer: Offer, query: OfferQuery, speed: Speed, factor: float, hours:
     traffic = AUDIO_GB_PER_HOUR * offer.inet_down_usd_per_gb + RESULT_GB_PER_HOUR * offer.inet_up_usd_per_gb
     spread = boot_usd / (max(hours, 0.01) * speed.rtfx)
     return Ranked(offer, wanted, per_hour, speed, boot_usd, per_hour / speed.rtfx + traffic + spread)
-
-
-def _first_usd(each: Ranked, drain_s: float) -> float:
-    return each.boot_usd + each.usd_per_hour * drain_s / 3600
 
 
 def _in_rate(choice: Choice, limits: Limits) -> bool:

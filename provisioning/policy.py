@@ -24,9 +24,9 @@ from provisioning.fleet import (
     Speeds,
     Strike,
 )
-from provisioning.offers import BID_FACTOR, speed_of
+from provisioning.offers import BID_FACTOR, DRAIN_S, speed_of
 from provisioning.scaling import dispensable, wanted
-from provisioning.scene import DRAIN_S, NO_MORE, Machine, Mode, Scene, look_around, paired
+from provisioning.scene import NO_MORE, Machine, Mode, Scene, look_around, paired
 
 __all__ = ["DRAIN_S", "NO_MORE", "Memory", "Mode", "Plan", "plan"]
 
@@ -86,7 +86,8 @@ def plan(
     How to apply: Settle writes `state`, `instance_id` and `reason`; one with `missed_ms` also adds one to
     `lists_without` and sets `last_missed_ms`, one without puts them back to 0 and None. Destroy: note the strike, then
     ask the market; it is asked again at every tick until a list lacks the instance. FreeTasks also revokes the token.
-    Rent: as many as `count`, none dearer than `max_usd_per_hour`, by `offers.choose`.
+    Rent: as many as `count`, none dearer than `max_usd_per_hour`, by `offers.choose`; each takes its `first_usd` from
+    `max_usd`, and one that costs more than is left of that is not rented.
     """
     scene = look_around(
         observed, intents, demand, limits, speeds, spent_usd, now_ms, fleet, mode, memory, image_gb, model
@@ -267,7 +268,8 @@ def _rents(
     factor = BID_FACTOR if memory.spot_step == 0 else RAISED_BID_FACTOR
     avoid = _avoided(scene, strikes)
     parts = ((count - on_demand, True), (on_demand, False))
-    return [Rent(number, bids, avoid, factor, price) for number, bids in parts if number > 0], {}
+    money = _money(scene)
+    return [Rent(number, bids, avoid, factor, price, money * number / count) for number, bids in parts if number], {}
 
 
 def _payable(scene: Scene, count: int) -> tuple[int, float]:
@@ -277,7 +279,7 @@ def _payable(scene: Scene, count: int) -> tuple[int, float]:
         return 0, 0.0
     boot_usd = scene.economy.boot_usd
     hours = DRAIN_S / 3600
-    money = NO_MORE * limits.max_usd - scene.spent_usd - burn * hours
+    money = _money(scene)
     rate = math.inf if limits.max_usd_per_hour is None else limits.max_usd_per_hour - burn
 
     def payable(number: int, price: float) -> bool:
@@ -289,6 +291,12 @@ def _payable(scene: Scene, count: int) -> tuple[int, float]:
         return count, limits.max_price
     price = min(rate, (money - boot_usd) / hours) * 0.999
     return (1, price) if price >= LEAST_USD_PER_HOUR else (0, 0.0)
+
+
+def _money(scene: Scene) -> float:
+    """What is left for machines that are not asked for yet: the others' images and their last minutes are set aside."""
+    running = (scene.usd_per_hour + scene.traffic_usd_per_hour) * DRAIN_S / 3600
+    return NO_MORE * scene.limits.max_usd - scene.spent_usd - scene.pulls_usd - running
 
 
 def _on_demand(scene: Scene, serving: Sequence[Machine], waiting: Sequence[Intent], count: int, step: int) -> int:

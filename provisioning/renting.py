@@ -136,6 +136,7 @@ class Renter:
             usd_per_hour=gpu + offer.storage_usd_per_hour(self._spec.query.disk_gb),
             is_bid=bid is not None,
             slot=slot,
+            usd_per_gb=offer.inet_down_usd_per_gb,
         )
 
     def _settle(self, intent: Intent, answer: Created | Refused | Unknown) -> Attempt:

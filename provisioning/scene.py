@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Literal
 
+from provisioning.budget import AUDIO_GB_PER_HOUR, BOOTING
 from provisioning.classify import Memory, Seen, Surroundings, look, usual_rtfx
 from provisioning.cloud import Instance
 from provisioning.fleet import Demand, Intent, Label, Limits, Observed, Speeds, WorkerNews
-from provisioning.offers import LOAD_S, boot_seconds, speed_of
+from provisioning.offers import DRAIN_S, LOAD_S, boot_seconds, speed_of
 from provisioning.scaling import Economy
 
 Mode = Literal["run", "up", "drain", "down"]
@@ -19,7 +20,6 @@ Mode = Literal["run", "up", "drain", "down"]
 STRANGER_GRACE_MS = 10 * 60_000  # another fleet of ours has as long to destroy what has expired
 
 NO_MORE, DRAIN = 0.9, 0.95  # of the budget
-DRAIN_S = 600.0  # of all machines' cost is set aside for finishing what they hold
 STOP_S, STOP_EACH_S = 30.0, 3.0  # a tick, and a request to destroy for each: what they cost meanwhile is spent already
 GUESSED_USD_PER_GB = 0.005  # for the next image while no machine says a price
 
@@ -50,7 +50,9 @@ class Scene:
     around: Surroundings
     economy: Economy
     model: str
-    usd_per_hour: float
+    usd_per_hour: float  # of machines and their disks, what is set aside of the rate
+    traffic_usd_per_hour: float
+    pulls_usd: float  # images that are asked for and may not have come yet
     level: Literal["open", "no more", "drain", "stop"] = field(default="open")
 
     @property
@@ -80,8 +82,10 @@ def look_around(
     opened = tuple(intent for intent in intents if intent.state != "closed")
     rows = observed.instances
     burn = _burn(opened, rows or ())
+    traffic = _traffic(opened, rows or (), observed.workers, speeds, model)
+    pulls = _pulls(opened, rows or (), image_gb)
     known = (before.known_since_ms if before.known_since_ms is not None else now_ms) if demand.known else None
-    level = _level(spent_usd, burn, len(opened), limits)
+    level = _level(spent_usd, burn + traffic, pulls, len(opened), limits)
     starts = mode == "drain" or level == "drain"
     economy = _economy(rows or (), opened, limits, speeds, model, image_gb)
     return Scene(
@@ -113,6 +117,8 @@ def look_around(
         economy=economy,
         model=model,
         usd_per_hour=burn,
+        traffic_usd_per_hour=traffic,
+        pulls_usd=pulls,
         level=level,
     )
 
@@ -123,13 +129,49 @@ def _burn(opened: Sequence[Intent], rows: Sequence[Instance]) -> float:
     return sum(max(intent.usd_per_hour, prices.get(intent.instance_id or 0, 0.0)) for intent in opened)
 
 
-def _level(spent: float, burn: float, machines: int, limits: Limits) -> Literal["open", "no more", "drain", "stop"]:
+def _traffic(
+    opened: Sequence[Intent],
+    rows: Sequence[Instance],
+    workers: Mapping[str, WorkerNews],
+    speeds: Speeds,
+    model: str,
+) -> float:
+    """Dollars an hour for the audio that all of them fetch while they work; a fast GPU on a dear line doubles."""
+    prices = {row.id: row.inet_down_usd_per_gb for row in rows}
+
+    def rtfx(intent: Intent) -> float:
+        news = workers.get(intent.nonce)
+        return news.rtfx if news is not None and news.rtfx else speed_of(intent.gpu_name, speeds, model).rtfx
+
+    return sum(
+        max(intent.usd_per_gb, prices.get(intent.instance_id or 0, 0.0)) * AUDIO_GB_PER_HOUR * rtfx(intent)
+        for intent in opened
+    )
+
+
+def _pulls(opened: Sequence[Intent], rows: Sequence[Instance], image_gb: float) -> float:
+    """Dollars for the images of those that boot or are asked for; what the meter has of them already counts twice.
+
+    A line of 5 Gbit/s has an image before the next tick: nobody could stop that any more.
+    """
+    states = {row.id: row for row in rows}
+    usd = 0.0
+    for intent in opened:
+        row = states.get(intent.instance_id or 0)
+        if row is None or row.actual in BOOTING:
+            usd += image_gb * max(intent.usd_per_gb, row.inet_down_usd_per_gb if row is not None else 0.0)
+    return usd
+
+
+def _level(
+    spent: float, burn: float, pulls: float, machines: int, limits: Limits
+) -> Literal["open", "no more", "drain", "stop"]:
     stop_s = STOP_S + STOP_EACH_S * machines
     if spent + burn * stop_s / 3600 >= limits.max_usd:
         return "stop"
     if spent >= DRAIN * limits.max_usd:
         return "drain"
-    return "no more" if spent + burn * DRAIN_S / 3600 >= NO_MORE * limits.max_usd else "open"
+    return "no more" if spent + pulls + burn * DRAIN_S / 3600 >= NO_MORE * limits.max_usd else "open"
 
 
 def _economy(

@@ -385,7 +385,8 @@ class Fleet:
     """The world of one scenario. Use as a context.
 
     machines: how many the market has. rtfx: of each of them. ahead_s: how far the controller's clock is ahead.
-    workers: False where no machine runs anything, so that none ends itself. usd_per_gb: what hosts take for traffic.
+    workers: False where no machine runs anything, so that none ends itself. usd_per_gb: what hosts take for
+    traffic, mbps: how fast it comes.
     """
 
     def __init__(
@@ -402,6 +403,7 @@ class Fleet:
         fleet: str = "test",
         workers: bool = True,
         usd_per_gb: str = "0.002",
+        mbps: float = 1_000.0,
     ) -> None:
         self.folder = folder
         self.clock = VirtualClock()
@@ -409,7 +411,7 @@ class Fleet:
         self._workers = workers
         for number in range(machines):
             price = f"{0.20 + number * 0.01:.2f}"
-            self.vast.market.add("RTX 3090", dph=price, inet_down=1_000.0, inet_down_cost=usd_per_gb)
+            self.vast.market.add("RTX 3090", dph=price, inet_down=mbps, inet_down_cost=usd_per_gb)
         self.gateway = PlayedGateway(self.clock)
         self.our_clock = WorldClock(self.clock, ahead_s)
         self.limits = limits

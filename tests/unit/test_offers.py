@@ -70,6 +70,10 @@ def test_what_does_not_fit_says_why(changes: dict[str, Any], reason: str) -> Non
 
 def test_what_fits_fits_also_by_name_and_data_centre() -> None:
     assert fits(offer(), QUERY) is None
+    dear = fits(offer(inet_down_usd_per_gb=0.1), QUERY)
+    assert dear is not None
+    assert dear.startswith("$0.1 a GB of download, so that the image costs $0.40 and an hour $0.")
+    assert fits(offer(inet_down_usd_per_gb=0.1), QUERY, image_gb=0.5) is None
     assert fits(offer(), replace(QUERY, gpu_names=("RTX 3090",))) is None
     assert fits(offer(), replace(QUERY, gpu_names=("RTX 4090",))) == "a RTX 3090"
     assert fits(offer(), replace(QUERY, datacenter_only=True)) == "not in a data centre"
@@ -124,7 +128,7 @@ def test_speed_is_measured_or_guessed_and_says_which() -> None:
 def test_the_cheapest_hour_of_audio_is_not_the_cheapest_gpu() -> None:
     slow = offer(1, gpu_name="RTX 3060", min_bid_usd_per_hour=0.06, gpu_usd_per_hour=0.2)
     fast = offer(2, gpu_name="RTX 4090", min_bid_usd_per_hour=0.12, gpu_usd_per_hour=0.5)
-    dear_line = offer(3, gpu_name="RTX 4090", min_bid_usd_per_hour=0.12, gpu_usd_per_hour=0.5, inet_down_usd_per_gb=0.1)
+    dear_line = replace(fast, id=3, inet_down_usd_per_gb=0.03)
     assert [each.offer.id for each in rank([slow, fast, dear_line], QUERY, Speeds())] == [2, 1, 3]
     told_otherwise = Speeds({"RTX 4090": 5.0, "RTX 3060": 30.0})
     assert [each.offer.id for each in rank([slow, fast, dear_line], QUERY, told_otherwise)] == [1, 2, 3]
