@@ -463,6 +463,7 @@ def _server(app: ASGIApp, slow: Callable[[str, str], None], spec: GatewaySpec | 
             lifespan="off",
             loop="asyncio",
             log_config=None,
+            log_level="error",  # its warnings are of strangers' broken requests: as many as they like
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_S,

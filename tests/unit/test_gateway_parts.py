@@ -11,8 +11,10 @@ import httpx
 import jwt
 import pytest
 
+from provisioning import gateway_audit
 from provisioning.gateway_audit import Audit
 from provisioning.gateway_leases import Lease, LeaseBook
+from provisioning.gateway_limits import TokenBucket
 from provisioning.gateway_state import HeldRow, State
 from provisioning.gateway_tokens import MACHINE_TOKEN_CHARACTERS, Machine, TokenRefused, Tokens, load_key
 from provisioning.gateway_upstream import Upstream, UpstreamSilent
@@ -162,6 +164,62 @@ def test_a_flood_of_refusals_fills_no_log(tmp_path: Path) -> None:
     assert len([line for line in lines if line["source"] == "1.2.3.4"]) < 200
     assert lines[-1]["source"] == "5.6.7.8"
     assert max(len(line["path"]) for line in lines if "path" in line) <= 300
+
+
+def test_no_machine_washes_out_what_is_said_of_the_others(tmp_path: Path) -> None:
+    heard: list[dict[str, Any]] = []
+    audit = Audit(tmp_path / "audit.jsonl", heard.append)
+    audit.say("revoked", "honest0001")
+    for number in range(20_000):
+        audit.say("put_aside", "liar000001", task=str(number))
+        audit.refuse("no", "liar000001")
+    audit.say("strike", "liar000001", reason="it lied")
+    audit.say("result", "honest0001")
+    for number in range(20_000):  # addresses are cheap
+        audit.refuse("no", source=f"2001:db8::{number:x}")
+    audit.close()
+    assert [line["event"] for line in heard if line.get("instance") == "honest0001"] == ["revoked", "result"]
+    of_liar = [line for line in heard if line.get("instance") == "liar000001"]
+    assert len(of_liar) < 4_000
+    assert of_liar[-1]["event"] == "strike"
+    assert len(heard) < 8_000
+    assert len(audit._measures) <= 10_000, "nothing is remembered for ever"
+
+
+def test_how_much_was_left_out_is_said_in_the_next_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_audit, "LINES_BURST", 2.0)
+    monkeypatch.setattr(gateway_audit, "LINES_PER_S", 1e-9)
+    heard: list[dict[str, Any]] = []
+    audit = Audit(tmp_path / "audit.jsonl", heard.append)
+    for _ in range(5):
+        audit.say("session", "abcdefghij")
+    audit._measures["abcdefghij"].lines = TokenBucket(1.0, 1.0)
+    audit.say("session", "abcdefghij")
+    audit.close()
+    assert [line.get("left_out") for line in heard] == [None, None, 3]
+
+
+@pytest.mark.parametrize("path", ["/objects/{}/jobs/x", "/objects/{}", "/x/../objects/./{}/jobs", "objects/%41{}"])
+def test_no_line_holds_a_grant(tmp_path: Path, path: str) -> None:
+    grant = "aB3_-" + "x" * 27
+    heard: list[dict[str, Any]] = []
+    audit = Audit(tmp_path / "audit.jsonl", heard.append)
+    audit.refuse("asks too often", "abcdefghij", path=path.format(grant))
+    audit.close()
+    assert grant[6:] not in heard[0]["path"]
+    assert "…" in heard[0]["path"]
+
+
+def test_every_file_of_the_log_is_its_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_audit, "FILE_BYTES", 1_000)
+    (tmp_path / "audit.jsonl").touch(0o644)
+    audit = Audit(tmp_path / "audit.jsonl")
+    for number in range(50):
+        audit.say("revoked", "abcdefghij", task=str(number))
+    audit.close()
+    files = list(tmp_path.iterdir())
+    assert len(files) > 2
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 # ---- Conductor, asked seldom ----
