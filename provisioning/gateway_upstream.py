@@ -18,10 +18,12 @@ from workers.errors import TransientError, one_line
 
 QUIET_S = 0.05
 ANNOUNCE_S = 8.0  # a worker is taken for gone after 20 s of silence (workers.tasks.PRESENCE_TTL_MS)
-ANNOUNCES_PER_S = 25.0  # of all machines: with more of them than 250 a count of who is alive is low
-ANNOUNCING = 4
-"""At a time. Conductor keeps a queue for each domain; on SQLite, with two thousand of them, a sign of life took it
-0.9 s, and polls waited behind a pool full of those."""
+ANNOUNCES_PER_S = 25.0
+MOST_KNOWN = 100
+"""Machines that Conductor is told are alive, under as many domains. It keeps a queue for each domain for ever: one for
+each machine that was ever rented would slow its every poll, and no plan cuts finer for more workers than these."""
+SEAT_S = 30.0  # of silence, and the domain is another machine's
+ANNOUNCING = 4  # at a time: polls would wait behind a pool full of them (0.9 s each, SQLite with 2,000 domains)
 POLL_DATA_S = 2.0
 POLLED_LATELY_MS = 60_000
 """Conductor forgets no domain, so each machine there ever was has a row; who counts the living asks for 20 s
@@ -63,6 +65,7 @@ class Upstream:
         )
         self._doors: dict[str, _Door] = {}
         self._announced: dict[tuple[str, str], float] = {}
+        self._seats: dict[str, tuple[int, float]] = {}
         self._announces = TokenBucket(ANNOUNCES_PER_S, ANNOUNCES_PER_S)
         self._announcing: set[asyncio.Task[None]] = set()
         self._poll_data: dict[str, tuple[float, list[dict[str, Any]]]] = {}
@@ -141,23 +144,40 @@ class Upstream:
     def announce(self, kind: str, nonce: str) -> None:
         """Pass a sign of life on in the background: lost ones are forgiven, the next comes soon."""
         now = time.monotonic()
-        if len(self._announcing) >= ANNOUNCING:
+        if len(self._announcing) >= ANNOUNCING or (seat := self._seat(nonce, now)) is None:
             return
         if now - self._announced.get((kind, nonce), float("-inf")) < ANNOUNCE_S or not self._announces.take(1, now):
             return
         self._announced[kind, nonce] = now
-        task = asyncio.get_running_loop().create_task(self._announce(kind, nonce))
+        task = asyncio.get_running_loop().create_task(self._announce(kind, nonce, seat))
         self._announcing.add(task)
         task.add_done_callback(self._announcing.discard)
 
+    def _seat(self, nonce: str, now: float) -> int | None:
+        """The number of the domain that this machine is known under; None while all are taken."""
+        if nonce not in self._seats:
+            self._seats = {one: held for one, held in self._seats.items() if now - held[1] < SEAT_S}
+            taken = {seat for seat, _ in self._seats.values()}
+            free = next((seat for seat in range(1, MOST_KNOWN + 1) if seat not in taken), None)
+            if free is None:
+                return None
+            self._seats[nonce] = (free, now)
+        seat = self._seats[nonce][0]
+        self._seats[nonce] = (seat, now)
+        return seat
+
     def forget(self, nonce: str) -> None:
+        self._seats.pop(nonce, None)
         self._announced = {key: at for key, at in self._announced.items() if key[1] != nonce}
 
-    async def _announce(self, kind: str, nonce: str) -> None:
+    async def _announce(self, kind: str, nonce: str, seat: int) -> None:
         owner = owner_of(nonce)
         try:
             await self._ask(
-                "announce", "GET", f"/tasks/poll/batch/{kind}", params={**_one_look(owner, 1), "domain": owner}
+                "announce",
+                "GET",
+                f"/tasks/poll/batch/{kind}",
+                params={**_one_look(owner, 1), "domain": owner_of(str(seat))},
             )
         except UpstreamSilent:
             self._announced.pop((kind, nonce), None)
