@@ -109,12 +109,14 @@ class Created:
 class Refused:
     """Definitely not rented. instance_id: what the market made all the same, and is to be destroyed.
 
-    taken: somebody else has the offer, so the next one may do. hopeless: no offer would do (credit, key, limits).
+    taken: it is about this offer (somebody else has it, say), so the next one may do. hopeless: no offer would ever do
+    (credit, key); pause: nor for some minutes (a limit, a right), which says nothing against the machines there are.
     """
 
     reason: str
     taken: bool = False
     hopeless: bool = False
+    pause: bool = False
     instance_id: int | None = None
 
 

@@ -47,8 +47,8 @@ class Plan:
 
     First FreeTasks of all machines that have to go, then their Settle(closing), then Destroy; then Settle of what was
     found or missed, DrainWorker, Alarm, and Rent last. target: machines wanted; reason: why that many, for a person.
-    classes: by instance id, of all rows with a label of this fleet, and of expired ones of our other fleets; for a
-    blind plan those of which the ledger knows that they must go.
+    classes: by instance id, of all rows with a label of this fleet; for a blind plan those of which the
+    ledger knows that they must go.
     """
 
     actions: tuple[Action, ...]

@@ -47,6 +47,7 @@ TICK_S = 10.0  # a lost machine's chunks wait for as long at most; the market al
 RENTING_S = 15.0  # how long one tick goes on renting: a create takes 4.5 s of pacing, and destroys must not wait
 ADOPTION_MS = 180_000  # how long after its start a controller may meet machines it did not rent (lists lag 90 s)
 LISTS_APART_MS = 20_000  # two lists this far apart without a machine of ours: there is none
+PAUSE_MS = 10 * 60_000  # after a refusal that is about the account and passes: a limit of spending, say
 FRUITLESS_TICKS = 3  # `up` gives up after as many ticks that rented nothing while something was to be rented
 NOT_SURE = ("unknown", "closing", "orphan", "preempted", "dead", "expired", "refused")  # `up` does not count these
 STRIKE_REFUSED_S = 24 * 3_600.0  # as `provisioning.classify` has it for those that are still listed
@@ -77,6 +78,7 @@ class _Known:
     memory: Memory | None = None
     news: dict[str, WorkerNews] | None = None
     problem: str | None = None
+    no_rent_before_ms: int = 0
 
 
 class Controller:
@@ -402,6 +404,8 @@ class Controller:
 
     def _rent(self, action: Rent) -> None:
         """As many as `count`, as far as one tick's time goes: what is missing is wanted again at the next."""
+        if self._clock.now_ms() < self._known.no_rent_before_ms:
+            return
         until = self._clock.now_ms() + RENTING_S * 1000
         self._renter.patient = self._least() > 0
         ranked = self._ranked(action)
@@ -424,6 +428,10 @@ class Controller:
                 self._alarm(attempt.said)
             if attempt.intent is not None:
                 purse.pay(by_id[attempt.intent.offer_id])
+            if attempt.pause:
+                self._known.no_rent_before_ms = self._clock.now_ms() + PAUSE_MS
+                minutes = PAUSE_MS // 60_000
+                self._alarm(f"{attempt.pause[:1].upper()}{attempt.pause[1:]}: nothing is rented for {minutes} minutes.")
             if attempt.hopeless:
                 self._give_up(f"The market rents no more to this account: {attempt.hopeless}.")
             if attempt.intent is None or attempt.intent.state == "unknown":

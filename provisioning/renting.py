@@ -63,15 +63,17 @@ def environment(spec: FleetSpec, nonce: str, token: str, left_s: float, patient:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of one slot. hopeless: why no offer would ever do; later: why none is to be tried in this tick.
+    """What became of one slot. hopeless: why no offer would ever do; later: why none is to be tried in this tick;
+    pause: why not for some minutes.
 
-    Only where somebody else was faster the next offer is tried at once: whatever else the market says against a rent
-    (too often, the price, the machine) a fresh search at the next tick is the answer to.
+    Only where it was about that offer (somebody else was faster) the next one is tried at once: whatever else the
+    market says against a rent (too often, the price, the machine) a fresh search at the next tick is the answer to.
     """
 
     intent: Intent | None = None
     hopeless: str | None = None
     later: str | None = None
+    pause: str | None = None
     said: str | None = None
     offers_tried: int = 0
 
@@ -157,7 +159,8 @@ class Renter:
             self._ledger.save(replace(intent, state="closed", reason=answer.reason))
         self._revoke(intent.nonce)
         hopeless = answer.reason if answer.hopeless else None
-        return Attempt(hopeless=hopeless, later=None if answer.taken else answer.reason, said=said)
+        later = None if answer.taken else answer.reason
+        return Attempt(hopeless=hopeless, later=later, pause=answer.reason if answer.pause else None, said=said)
 
     def _end(self, intent: Intent) -> None:
         assert intent.instance_id is not None

@@ -17,8 +17,6 @@ from provisioning.scaling import Economy
 
 Mode = Literal["run", "up", "drain", "down"]
 
-STRANGER_GRACE_MS = 10 * 60_000  # another fleet of ours has as long to destroy what has expired
-
 NO_MORE, DRAIN = 0.9, 0.95  # of the budget
 STOP_S, STOP_EACH_S = 30.0, 3.0  # a tick, and a request to destroy for each: what they cost meanwhile is spent already
 GUESSED_USD_PER_GB = 0.005  # for the next image while no machine says a price
@@ -82,7 +80,7 @@ def look_around(
     opened = tuple(intent for intent in intents if intent.state != "closed")
     rows = observed.instances
     burn = _burn(opened, rows or ())
-    traffic = _traffic(opened, rows or (), observed.workers, speeds, model)
+    traffic = _traffic(opened, rows or (), speeds, model)
     pulls = _pulls(opened, rows or (), image_gb)
     known = (before.known_since_ms if before.known_since_ms is not None else now_ms) if demand.known else None
     level = _level(spent_usd, burn + traffic, pulls, len(opened), limits)
@@ -129,22 +127,16 @@ def _burn(opened: Sequence[Intent], rows: Sequence[Instance]) -> float:
     return sum(max(intent.usd_per_hour, prices.get(intent.instance_id or 0, 0.0)) for intent in opened)
 
 
-def _traffic(
-    opened: Sequence[Intent],
-    rows: Sequence[Instance],
-    workers: Mapping[str, WorkerNews],
-    speeds: Speeds,
-    model: str,
-) -> float:
-    """Dollars an hour for the audio that all of them fetch while they work; a fast GPU on a dear line doubles."""
+def _traffic(opened: Sequence[Intent], rows: Sequence[Instance], speeds: Speeds, model: str) -> float:
+    """Dollars an hour for the audio that all of them fetch while they work; a fast GPU on a dear line costs twice.
+
+    By the speed of its kind: what a machine says of itself must not end a fleet for want of money.
+    """
     prices = {row.id: row.inet_down_usd_per_gb for row in rows}
-
-    def rtfx(intent: Intent) -> float:
-        news = workers.get(intent.nonce)
-        return news.rtfx if news is not None and news.rtfx else speed_of(intent.gpu_name, speeds, model).rtfx
-
     return sum(
-        max(intent.usd_per_gb, prices.get(intent.instance_id or 0, 0.0)) * AUDIO_GB_PER_HOUR * rtfx(intent)
+        max(intent.usd_per_gb, prices.get(intent.instance_id or 0, 0.0))
+        * AUDIO_GB_PER_HOUR
+        * speed_of(intent.gpu_name, speeds, model).rtfx
         for intent in opened
     )
 
@@ -207,9 +199,7 @@ def paired(scene: Scene, rows: Sequence[Instance]) -> tuple[list[Machine], list[
             if intent is None:
                 continue
         elif label.fleet != scene.fleet:
-            if label.expires_s * 1000 + STRANGER_GRACE_MS <= scene.now_ms:
-                orphans.append((row, label.nonce, f"expired, and fleet '{label.fleet}' has left it"))
-            continue
+            continue  # also when it has expired by this clock, which may be wrong: `reap` is for those
         else:
             intent = opened.get(label.nonce)
         if intent is None:

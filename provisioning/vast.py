@@ -149,12 +149,13 @@ class VastCloud:
     def create(self, offer: Offer, order: Order) -> Created | Refused | Unknown:
         """The account key is in nothing that is sent but the header, and never in what the machine gets."""
         wrong = order_fault(order, self._key)
+        if wrong:
+            return Refused(f"not asked for: {wrong}", pause=True)
         # a search for bids may give the least bid as both prices: then nobody knows what it costs without one
         price_known = offer.gpu_usd_per_hour > offer.min_bid_usd_per_hour
         if order.bid_usd_per_hour is None and self._sought.get(offer.id) and not price_known:
             wrong = "the offer was sought as an interruptible one, and without a bid it would cost the full price"
-        if wrong:
-            return Refused(f"not asked for: {wrong}", hopeless=True)
+            return Refused(f"not asked for: {wrong}", taken=True)
         try:
             answer = self._ask(
                 "create",

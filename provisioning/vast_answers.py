@@ -14,7 +14,9 @@ GONE = ("no_such_instance", "not_found")
 _TAKEN = "no_such_ask"
 _NO_KEY = ("auth_error", "invalid_api_key", "unauthorized")
 _NO_CREDIT = ("insufficient_credit", "insufficient_funds")
-_HOPELESS = (*_NO_CREDIT, "spend_rate_limit", "invalid_args", "no_ssh_key_for_vm", "account_suspended")
+_HOPELESS = (*_NO_CREDIT, "account_suspended")
+_OF_THIS_OFFER = (_TAKEN, "invalid_args", "no_ssh_key_for_vm")
+_FOR_NOW = ("spend_rate_limit",)
 _QUICK_REPAIR = (429, 502, 503, 504)
 
 
@@ -96,11 +98,13 @@ def created(answer: Answer) -> Created | Refused | Unknown:
         return Unknown(f"the answer does not say whether it was rented ({answer.said})")
     if answer.error == _TAKEN or _TAKEN in str(answer.fields.get("msg", "")):
         return Refused(f"somebody else has the offer ({answer.said})", taken=True)
+    if answer.error in _OF_THIS_OFFER:
+        return Refused(f"Vast.ai does not rent this one ({answer.said})", taken=True)
     if answer.error in _NO_CREDIT:
         return Refused(f"the Vast.ai account has no credit left: add some at its billing page ({answer.said})",
                        hopeless=True)  # fmt: skip
-    hopeless = answer.error in _HOPELESS or answer.forbidden
-    return Refused(f"Vast.ai refuses to rent ({answer.said})", hopeless=hopeless)
+    hopeless, pause = answer.error in _HOPELESS, answer.error in _FOR_NOW or answer.forbidden
+    return Refused(f"Vast.ai refuses to rent ({answer.said})", hopeless=hopeless, pause=pause)
 
 
 def destroyed(answer: Answer) -> bool:

@@ -278,7 +278,8 @@ def test_f14(vast: VastEmulator) -> None:
 
     vast.faults.add("F14", count=7)
     assert len(vast.foreign_ids()) == 7
-    assert all(Label.decode(each.label) is None for each in vast.alive(foreign=True))
+    labels = [Label.decode(each.label) for each in vast.alive(foreign=True)]
+    assert [label and label.fleet for label in labels] == ["other", "other", *[None] * 5]
     vast.advance(3600)
     assert vast.truth().usd == 0
     assert vast.truth().peak_alive == 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal, Protocol
 
+from provisioning.fleet import Label
 from tests.emulator.api import Answer, Call, answer
 from tests.emulator.clock import VirtualClock
 from tests.emulator.contracts import Contract, Fate, Flaw, Stuck
@@ -440,7 +441,11 @@ def f13_crash(
 
 def f14_foreign(faults: Faults, count: int = 3) -> Rule:
     """F14: others rent in the same account, under labels that are nearly ours, or none. Their ids: foreign_ids()."""
-    labels = ("", "wf1", "wf1:", "wf10:fleet:0000000000:zzzzzz", "whisperfleet", "wf1:fleet:0000000000", "training run")
+    now_s = int(faults.world.clock.now())
+    labels = (
+        *(Label("other", "0000000000", now_s + away_s).encode() for away_s in (3_600, -3_600)),
+        "", "wf1", "wf1:", "wf10:fleet:0000000000:zzzzzz", "whisperfleet", "wf1:fleet:0000000000", "training run",
+    )  # fmt: skip
     for number in range(count):
         faults.account.add_foreign(labels[number % len(labels)])
     return faults.later("F14", 0, lambda rule: True)
@@ -455,8 +460,18 @@ def f15_price_jump(faults: Faults, factor: float = 3.0, **when: Any) -> Rule:
     return faults.rule("F15", endpoints=("create",), fate=spoil, **when)
 
 
-def f16_account_fails(faults: Faults, how: Literal["credit", "revoked"] = "credit", after_s: float = 0.0) -> Rule:
-    """F16: the credit is gone (everything stops and nothing can be rented), or the key is revoked."""
+def f16_account_fails(
+    faults: Faults,
+    how: Literal["credit", "revoked", "refused"] = "credit",
+    after_s: float = 0.0,
+    status: int = 400,
+    error: str = "spend_rate_limit",
+    **when: Any,
+) -> Rule:
+    """F16: the credit is gone (all stops, nothing can be rented), the key is revoked, or requests to rent refused."""
+    if how == "refused":
+        given = _error(status, error, f"{error}: the account may not do this now.")
+        return faults.rule("F16", endpoints=("create",), before=lambda call: given, **when)
 
     def happen(rule: Rule) -> bool:
         if how == "revoked":

@@ -198,7 +198,7 @@ SCENARIOS = [
         Scenario("F12", f"destroy is not done, told as {how}", fault("F12", how=how, count=4))
         for how in ("false", "500", "auth", "alive")
     ),
-    Scenario("F14", "others in the same account", fault("F14", count=7)),
+    Scenario("F14", "others in the same account", fault("F14", count=9)),
     Scenario("F15", "price tripled after the search, bids", fault("F15", count=2), none_is_kept_above_the_cap),
     Scenario("F15", "price tripled after the search, on demand", fault("F15", count=2),
              none_is_kept_above_the_cap, SLOWLY | {"limits": replace(LIMITS, interruptible=False)}),
@@ -396,6 +396,26 @@ def test_credit_that_runs_out_ends_the_fleet_with_a_sentence(tmp_path: Path, tab
         creates = [call for call in world.vast.calls if call.endpoint == "create" and call.status >= 400]
         assert len(creates) == 1, "asked again for what cannot be had"
         table.append(world.check("F16", "credit runs out in the middle", chunks=False))
+
+
+@pytest.mark.parametrize(("status", "error", "waits"), [
+    (400, "spend_rate_limit", True), (403, "forbidden", True), (400, "invalid_args", False),
+])  # fmt: skip
+def test_a_refusal_that_passes_costs_no_machine(
+    status: int, error: str, waits: bool, tmp_path: Path, table: list[Row]
+) -> None:
+    with Fleet(tmp_path, **SLOWLY) as world:
+        world.gateway.put(*WORK)
+        rule = world.vast.faults.add("F16", how="refused", status=status, error=error, nth=3)
+        world.run()
+        table.append(world.check("F16", f"one create of three refused ({status} {error})"))
+        assert rule.fired == 1
+        assert not any(member.draining for member in world.gateway.members.values())
+        creates = [call for call in world.vast.calls if call.endpoint == "create"]
+        refused = next(call for call in creates if call.status == status)
+        later = [call.at - refused.at for call in creates if call.at > refused.at]
+        assert all(gap >= 600 for gap in later) if waits else min(later) < 30
+        assert any("nothing is rented for 10 minutes" in text for text in world.said) == waits
 
 
 def test_a_key_that_is_revoked_ends_the_controller_and_machines_end_themselves(

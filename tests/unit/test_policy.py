@@ -245,11 +245,7 @@ def test_nothing_is_rented_blind_or_while_draining_or_for_an_unknown_demand(worl
 def test_rows_of_others_are_never_touched(world: dict[str, Any]) -> None:
     rows = world["rows"] or ()
     foreign = {each.id for each in rows if Label.decode(each.label) is None}
-    strangers = {
-        each.id
-        for each in rows
-        if (label := Label.decode(each.label)) and label.fleet != FLEET and label.expires_s * 1000 > NOW - 600_000
-    }
+    strangers = {each.id for each in rows if (label := Label.decode(each.label)) and label.fleet != FLEET}
     decided = decide(**world)
     if world["rows"] is not None:
         assert not destroyed(decided) & (foreign | strangers)
@@ -263,13 +259,12 @@ def test_what_has_to_go_is_told_so_at_every_look(world: dict[str, Any]) -> None:
     opened = {each.nonce: each for each in world["intents"] if each.state != "closed"}
     for each in world["rows"] or ():
         label = Label.decode(each.label)
-        if label is None:
+        if label is None or label.fleet != FLEET:
             continue
-        behind = opened.get(label.nonce) if label.fleet == FLEET else None
-        expired = label.expires_s * 1000 <= NOW - (0 if label.fleet == FLEET else 600_000)
-        if expired or (label.fleet == FLEET and (behind is None or behind.state == "closing")):
+        behind = opened.get(label.nonce)
+        if label.expires_s * 1000 <= NOW or behind is None or behind.state == "closing":
             assert each.id in destroyed(decided)
-        if world["mode"] == "down" and label.fleet == FLEET:
+        if world["mode"] == "down":
             assert each.id in destroyed(decided)
 
 
@@ -420,11 +415,12 @@ def test_a_row_that_lost_its_label_is_ours_by_its_number_and_one_that_got_anothe
     assert "keep this one" in of_kind(taken, Alarm)[0].text
 
 
-def test_machines_of_another_fleet_are_destroyed_only_when_long_expired() -> None:
-    other = intent(9, expires_ms=NOW - 9 * 60_000)
-    assert not decide([row(other, fleet="other")], []).classes
-    older = intent(9, expires_ms=NOW - 11 * 60_000)
-    assert destroyed(decide([row(older, fleet="other")], [])) == {109}
+@pytest.mark.parametrize("mode", ["run", "up", "drain", "down"])
+def test_machines_of_another_fleet_are_never_touched_whatever_this_clock_says(mode: Mode) -> None:
+    other = intent(9, expires_ms=NOW - 24 * HOUR_MS)
+    decided = decide([row(other, fleet="other")], [], mode=mode)
+    assert not decided.classes
+    assert not destroyed(decided)
 
 
 # ---- blind ----
