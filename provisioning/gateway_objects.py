@@ -2,7 +2,8 @@
 
 The grant is the credential, as the signature of a presigned address is: unguessable, good for one task, worth nothing
 once the task is over. What it opens `provisioning.grants` says; anything else is refused and written down. What is read
-is streamed; what is written comes whole to this process, is judged, and only then stored.
+is streamed, a few objects at a time and not for ever; what is written comes whole to this process, is judged, and only
+then stored, a few times for each task.
 
     GET, HEAD  /objects/<grant>/<key>      an object; audio in S3 with a public endpoint: 307 to a presigned address
     PUT        /objects/<grant>/<key>      204; 422 where the contract is broken, and the task is lost to the machine
@@ -11,15 +12,15 @@ is streamed; what is written comes whole to this process, is judged, and only th
 """
 
 import asyncio
-import contextlib
+import io
 import logging
 import os
 import tempfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 import anyio
@@ -28,9 +29,11 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from provisioning.gateway_audit import Audit
 from provisioning.gateway_leases import Lease, LeaseBook
+from provisioning.gateway_protocol import hang_up
 from provisioning.gateway_results import BrokenContract, ReadObject, check_object, most_bytes, plain
 from provisioning.grants import Grant, NoGrant, granted, shown
 from workers.errors import ObjectMissing, StorageError, StorageUnavailable
@@ -44,6 +47,15 @@ AT_ONCE = 32
 
 UPLOAD_S = 120.0
 """For a whole upload, however it trickles: a result of 5 MB takes that at 0.3 Mbit/s, and offers start at 300."""
+
+UPLOADS = 4
+"""Of one task: a worker's storage tries a write three times (workers.storage.gateway), and a task writes one object."""
+
+DOWNLOADS = 4
+"""Of one machine at a time: two recognizer lanes and a diarizer's read one object each."""
+
+DOWNLOAD_S, SLOWEST_BYTES_PER_S = 30.0, 32_000.0
+"""How long a download may take: so long, and as if it came so slowly; offers start at a thousand times that."""
 
 IN_MEMORY = 1 << 20  # of an upload; what is longer is kept in a temporary file until it is whole
 SIGNED_S = 600
@@ -60,13 +72,33 @@ class Presigning(Protocol):
     def presigned(self, key: str, seconds: int, endpoint: str | None) -> str: ...
 
 
+@runtime_checkable
+class Streaming(Protocol):
+    """A storage whose objects can be read piece by piece. Raises ObjectMissing; in `opened` and in reading, too,
+    StorageUnavailable and StorageError."""
+
+    def opened(self, key: str) -> "tuple[int, Readable]":
+        """How many bytes it has, and the object."""
+        ...
+
+
+class Readable(Protocol):
+    """For one thread at a time."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass
 class _Known:
-    """What was looked up for a lease: its job's plan, and so what it opens."""
+    """What was looked up for a lease: its job's plan, and so what it opens. uploads: how many were begun."""
 
     plan: JobPlan
     allowed: Grant
     writing: bool = False
+    uploads: int = 0
+    stored: bool = False
 
 
 class _Refused(Exception):
@@ -85,7 +117,7 @@ class Objects:
     broken is told that a machine tried to store what breaks the contract: lease and reason.
     public_s3: where the S3 store is to be reached from outside; None: its objects go through here.
     learn hears of each lease whose objects are asked for, with its job's plan (`Probes.handed`), stored of each whose
-    result was stored, in a thread (`Probes.stored`).
+    result was stored, once, in a thread (`Probes.stored`).
     """
 
     def __init__(
@@ -107,6 +139,7 @@ class Objects:
         self._stored = stored
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._threads: anyio.CapacityLimiter | None = None
+        self._downloads: Counter[str] = Counter()
 
     def routes(self) -> list[Route]:
         return [
@@ -172,20 +205,34 @@ class Objects:
     async def _get(self, _: Request, lease: Lease, key: str) -> Response:
         known = await self._readable(lease, key)
         store = self._open(lease)
-        if key in known.allowed.audio:
-            if self._public_s3 is not None and isinstance(store, Presigning):
-                address = store.presigned(key, SIGNED_S, self._public_s3)
-                return RedirectResponse(address, 307, {"Cache-Control": "no-store"})
-            file = await self.in_thread(lambda: _opened(store, key))
-            return StreamingResponse(
-                _pieces(file),
-                media_type="application/octet-stream",
-                headers={"Content-Length": str(os.fstat(file.fileno()).st_size)},
-            )
+        if key in known.allowed.audio and self._public_s3 is not None and isinstance(store, Presigning):
+            address = store.presigned(key, SIGNED_S, self._public_s3)
+            return RedirectResponse(address, 307, {"Cache-Control": "no-store"})
+        if self._downloads[lease.nonce] >= DOWNLOADS:
+            raise _Refused(429, f"{DOWNLOADS} objects are on their way to this machine already.", loud=False)
+        self._downloads[lease.nonce] += 1
+        try:
+            size, file = await self._opened(store, lease, key, whole=key not in known.allowed.audio)
+        except BaseException:
+            self._ended(lease.nonce)
+            raise
+        return _Download(size, file, lambda: self._ended(lease.nonce))
+
+    async def _opened(self, store: Storage, lease: Lease, key: str, whole: bool) -> tuple[int, Readable]:
+        """whole: it is small, and what of it is shown has to be chosen."""
+        if not whole:
+            opened: tuple[int, Readable] = await self.in_thread(lambda: _opened(store, key))
+            return opened
         data = await self.in_thread(lambda: store.get_bytes(key))
         if key == JobKeys(lease.job).chunk(lease.index or 0) and lease.kind == "transcribe_chunk":
             lease.audio_ms = Chunk.model_validate_json(data).audio.duration_ms
-        return Response(shown(lease.kind, key, data), media_type="application/octet-stream")
+        chosen = shown(lease.kind, key, data)
+        return len(chosen), io.BytesIO(chosen)
+
+    def _ended(self, nonce: str) -> None:
+        self._downloads[nonce] -= 1
+        if not self._downloads[nonce]:
+            del self._downloads[nonce]
 
     async def _put(self, request: Request, lease: Lease, key: str) -> Response:
         known = await self._look_up(lease)
@@ -193,10 +240,18 @@ class Objects:
             raise _Refused(403, f"'{plain(key, 200)}' is not this task's to write.")
         if known.writing:
             raise _Refused(429, "Another upload for this task is on its way.", loud=False)
+        if known.uploads >= UPLOADS:
+            await self._broken(lease, f"it was stored more than {UPLOADS} times")
+            raise _Refused(403, f"A task's object is stored {UPLOADS} times at most.")
         known.writing = True
         try:
-            data = await _received(request, await self._most(lease))
-            await self._store(lease, key, data, known.plan)
+            most = await self._most(lease)
+            known.uploads += 1
+            await self._store(lease, key, await _received(request, most), known.plan)
+            if not known.stored:
+                known.stored = True
+                store = self._open(lease)
+                await self.in_thread(lambda: self._stored(lease, known.plan, store))
         finally:
             known.writing = False
         return Response(status_code=204)
@@ -206,8 +261,11 @@ class Objects:
         if not known.allowed.may_delete(key):
             raise _Refused(403, f"'{plain(key, 200)}' is not this task's to delete.")
         store = self._open(lease)
-        await self.in_thread(lambda: store.discard([key]))
-        lease.written.pop(key, None)
+        async with lease.telling:
+            if await self._book.granted(lease.grant) is not lease:
+                raise _Refused(403, "The task was handed in or taken back meanwhile.")
+            await self.in_thread(lambda: store.discard([key]))
+            lease.written.pop(key, None)
         return Response(status_code=204)
 
     # ---- what they need ----
@@ -251,12 +309,12 @@ class Objects:
             self._audit.refuse(f"result: {error}", lease.nonce, task=lease.task_id, key=key)
             await self._broken(lease, str(error))
             raise _Refused(422, str(error), loud=False) from None
-        if await self._book.granted(lease.grant) is None:
-            raise _Refused(403, "The task was taken back meanwhile.")
-        await self.in_thread(lambda: store.put_bytes(key, accepted.data))
-        lease.written[key] = accepted.sha256
+        async with lease.telling:  # neither handed in nor taken back before it is stored, and never replaced after
+            if await self._book.granted(lease.grant) is not lease:
+                raise _Refused(403, "The task was handed in or taken back meanwhile.")
+            await self.in_thread(lambda: store.put_bytes(key, accepted.data))
+            lease.written[key] = accepted.sha256
         self._audit.say("stored", lease.nonce, task=lease.task_id, key=key, bytes=len(accepted.data))
-        await self.in_thread(lambda: self._stored(lease, plan, store))
 
 
 _Handler = Callable[[Request, Lease, str], Awaitable[Response]]
@@ -304,30 +362,52 @@ async def _received(request: Request, most: int) -> bytes:
         return file.read()
 
 
-def _opened(store: Storage, key: str) -> IO[bytes]:
-    """The object, open for reading; a copy of it goes when it is closed. Raises ObjectMissing."""
+def _opened(store: Storage, key: str) -> tuple[int, Readable]:
+    """The object's size, and it, open for reading: nothing of it is copied. Raises ObjectMissing."""
+    if isinstance(store, Streaming):
+        return store.opened(key)
     parts = urlsplit(store.url(key))
     if parts.scheme == "file":
         try:
-            return Path(unquote(parts.path)).open("rb")
+            file = Path(unquote(parts.path)).open("rb")  # noqa: SIM115
+            return os.fstat(file.fileno()).st_size, file
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise ObjectMissing(f"'{key}' is not there.") from error
         except OSError as error:
             raise StorageUnavailable(f"'{key}' cannot be read: {error.strerror}.") from error
-    handle, name = tempfile.mkstemp(prefix="whisperfleet-object-")
-    os.close(handle)
-    try:
-        store.get_file(key, Path(name))
-        return Path(name).open("rb")
-    finally:
-        with contextlib.suppress(OSError):  # Windows keeps a file that is open; its own cleaning takes it
-            Path(name).unlink()
+    data = store.get_bytes(key)  # of a made-up job, which is in memory anyway
+    return len(data), io.BytesIO(data)
 
 
-async def _pieces(file: IO[bytes]) -> AsyncIterator[bytes]:
-    with file:
-        while piece := await anyio.to_thread.run_sync(file.read, _PIECE):
-            yield piece
+class _Download(StreamingResponse):
+    """An object on its way: not longer than its size allows, and then at once over. ended is called once it is."""
+
+    def __init__(self, size: int, file: Readable, ended: Callable[[], None]) -> None:
+        headers = {"Content-Length": str(size)}
+        super().__init__(_pieces(file, size), media_type="application/octet-stream", headers=headers)
+        self._limit_s = DOWNLOAD_S + size / SLOWEST_BYTES_PER_S
+        self._file = file
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                await super().__call__(scope, receive, send)
+        except (TimeoutError, StorageError, StorageUnavailable) as error:
+            slow = isinstance(error, TimeoutError)
+            reason = "the object is read too slowly" if slow else "the store did not give the object whole"
+            await hang_up(scope, receive, reason)
+        finally:
+            self._ended()
+            self._file.close()
+
+
+async def _pieces(file: Readable, size: int) -> AsyncIterator[bytes]:
+    while piece := await anyio.to_thread.run_sync(file.read, _PIECE):
+        size -= len(piece)
+        yield piece
+    if size:
+        raise StorageUnavailable("The object ended before its end.")
 
 
 def _problem(status: int, sentence: str) -> JSONResponse:

@@ -358,6 +358,90 @@ def test_one_upload_at_a_time_and_a_broken_one_leaves_nothing(served: Served, st
     assert not storage.exists(KEYS.result(1))
 
 
+def trickled(served: Served, path: str) -> socket.socket:
+    """A download of which little is read."""
+    host, _, port = served.url.removeprefix("http://").partition(":")
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    line.connect((host, int(port)))
+    line.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert line.recv(100).startswith(b"HTTP/1.1 200")
+    return line
+
+
+def until(status: int, ask: Callable[[], int], within_s: float = 10) -> None:
+    ends = time.monotonic() + within_s
+    while (found := ask()) != status and time.monotonic() < ends:
+        time.sleep(0.02)
+    assert found == status
+
+
+def test_a_machine_has_a_few_downloads_at_a_time_and_others_have_theirs(served: Served, storage: Storage) -> None:
+    fill(storage)
+    storage.put_bytes(KEYS.audio(1), b"x" * (32 << 20))
+    mine, other = lease(), lease(nonce="nonce00002")
+    address, others = served.add(mine), served.add(other)
+    lines = [trickled(served, f"/objects/{mine.grant}/{KEYS.audio(1)}") for _ in range(gateway_objects.DOWNLOADS)]
+    assert httpx.get(f"{address}/{KEYS.audio(1)}").status_code == 429
+    assert httpx.get(f"{address}/{KEYS.plan}").status_code == 429
+    assert httpx.get(f"{others}/{KEYS.plan}").status_code == 200
+    assert httpx.get(f"{address}/{KEYS.audio(2)}").status_code == 403, "what it may not read takes no place"
+    for line in lines:
+        line.close()
+    until(200, lambda: httpx.get(f"{address}/{KEYS.plan}").status_code)
+
+
+def test_a_download_that_trickles_ends(served: Served, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_objects, "DOWNLOAD_S", 0.3)
+    monkeypatch.setattr(gateway_objects, "SLOWEST_BYTES_PER_S", 1e12)
+    fill(storage)
+    storage.put_bytes(KEYS.audio(1), b"x" * (32 << 20))
+    mine = lease()
+    address = served.add(mine)
+    lines = [trickled(served, f"/objects/{mine.grant}/{KEYS.audio(1)}") for _ in range(gateway_objects.DOWNLOADS)]
+    until(200, lambda: httpx.get(f"{address}/{KEYS.plan}").status_code)
+    for line in lines:
+        line.close()
+
+
+def test_objects_of_s3_are_read_piece_by_piece(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private = open_storage(f"{s3.address}/jobs", environment.load())
+    fill(private)
+    monkeypatch.setattr(type(private), "get_file", None)  # no copy is made
+    data = bytes(range(256)) * 8192
+    private.put_bytes(KEYS.audio(1), data)
+    with serve(tmp_path, lambda one: private) as served:
+        answer = httpx.get(f"{served.add(lease())}/{KEYS.audio(1)}")
+    assert (answer.status_code, answer.content) == (200, data)
+    assert answer.headers["content-length"] == str(len(data))
+
+
+def test_a_task_stores_its_object_a_few_times(served: Served, storage: Storage, tmp_path: Path) -> None:
+    fill(storage)
+    vote(storage)
+    work(storage.address, lease())
+    data = storage.get_bytes(KEYS.result(1))
+    mine = lease()
+    address = served.add(mine)
+    put = [httpx.put(f"{address}/{KEYS.result(1)}", content=data).status_code for _ in range(6)]
+    assert put == [204] * gateway_objects.UPLOADS + [403, 403]
+    assert "stored more than" in served.broken[0][1]
+    assert len(served.broken) == 1, "after it the task is another's"
+
+
+def test_who_learns_of_results_hears_of_each_task_once(storage: Storage, tmp_path: Path) -> None:
+    fill(storage)
+    vote(storage)
+    work(storage.address, lease())
+    data = storage.get_bytes(KEYS.result(1))
+    told: list[str] = []
+    with serve(tmp_path, lambda one: storage, stored=lambda one, plan, store: told.append(one.task_id)) as served:
+        address = served.add(lease())
+        for _ in range(3):
+            httpx.put(f"{address}/{KEYS.result(1)}", content=data)
+    assert told == [lease().task_id]
+
+
 # ---- the whole gateway ----
 
 
