@@ -105,7 +105,7 @@ class Gateway:
             self.audit,
             storage_of,
             self._broken,
-            spec.public_s3,
+            None if shares.any else spec.public_s3,  # a made-up chunk comes from here, and so must every other then
             learn=probes.handed if probes is not None else lambda lease, plan: None,
             stored=probes.stored if probes is not None else lambda lease, plan, storage: None,
         )
