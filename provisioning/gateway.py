@@ -21,6 +21,7 @@ import contextlib
 import logging
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,8 +36,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from provisioning.gateway_admin import admin_app
+from provisioning.gateway_admin import LONGEST_MS, admin_app
 from provisioning.gateway_audit import Audit
+from provisioning.gateway_deadman import Deadman
 from provisioning.gateway_desk import SWEEP_S, Desk, Refused, now_ms
 from provisioning.gateway_guard import Guard, problem
 from provisioning.gateway_leases import Lease, LeaseBook
@@ -121,7 +123,10 @@ class Gateway:
             book=book,
         )
         self.public: ASGIApp = Guard(self._public_app(), self.desk, self.tokens)
-        self.admin: ASGIApp = admin_app(self.desk, self.tokens, spec.admin_key)
+        self.deadman = Deadman(_since_boot_ms())
+        self.admin: ASGIApp = admin_app(
+            self.desk, self.tokens, spec.admin_key, lambda: self.deadman.asked(_since_boot_ms())
+        )
 
     def _public_app(self) -> Starlette:
         routes = _Routes(self.desk, self.tokens)
@@ -149,6 +154,7 @@ class Gateway:
         adopted = False
         while True:
             with contextlib.suppress(UpstreamSilent):
+                await self.deadman.look(self.desk, _since_boot_ms(), now_ms() + LONGEST_MS)
                 if not adopted:
                     await self.desk.adopt_all()
                     adopted = True
@@ -159,6 +165,10 @@ class Gateway:
         await self.upstream.close()
         self.state.close()
         self.audit.close()
+
+
+def _since_boot_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 class _Routes:

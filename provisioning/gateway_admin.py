@@ -11,6 +11,7 @@ GET    /metrics, /health                   without the key
 import json
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -29,12 +30,12 @@ from workers.errors import OptionError
 
 _NONCE = re.compile(r"[0-9a-z]{4,32}")
 _MOST_BYTES = 16 << 10
-_LONGEST_MS = 30 * 24 * 3_600_000  # that any token is good for
+LONGEST_MS = 30 * 24 * 3_600_000  # that any token is good for
 
 
-def admin_app(desk: Desk, tokens: Tokens, key: bytes) -> Starlette:
-    """The ASGI application of the admin listener."""
-    admin = _Admin(desk, tokens, key)
+def admin_app(desk: Desk, tokens: Tokens, key: bytes, asked: Callable[[], None] = lambda: None) -> Starlette:
+    """The ASGI application of the admin listener. asked: called when a controller looks at its machines."""
+    admin = _Admin(desk, tokens, key, asked)
     return Starlette(
         routes=[
             Route("/admin/instances", admin.instances, methods=["GET"]),
@@ -50,13 +51,15 @@ def admin_app(desk: Desk, tokens: Tokens, key: bytes) -> Starlette:
 
 
 class _Admin:
-    def __init__(self, desk: Desk, tokens: Tokens, key: bytes) -> None:
+    def __init__(self, desk: Desk, tokens: Tokens, key: bytes, asked: Callable[[], None]) -> None:
+        self._asked = asked
         self._desk = desk
         self._tokens = tokens
         self._key = key
 
     async def instances(self, request: Request) -> Response:
         self._check(request)
+        self._asked()
         return JSONResponse({"time_ms": now_ms(), "instances": [asdict(one) for one in self._desk.news()]})
 
     async def admit(self, request: Request) -> Response:
@@ -76,7 +79,7 @@ class _Admin:
 
     async def lose(self, request: Request) -> Response:
         self._check(request)
-        freed = await self._desk.lose(_nonce(request.path_params["nonce"]), now_ms() + _LONGEST_MS)
+        freed = await self._desk.lose(_nonce(request.path_params["nonce"]), now_ms() + LONGEST_MS)
         return JSONResponse({"freed": freed})
 
     async def drain(self, request: Request) -> Response:
@@ -123,7 +126,7 @@ def _machine(told: dict[str, Any]) -> Machine:
     kinds, expires_ms = told.get("kinds"), told.get("expires_ms")
     if not isinstance(kinds, list) or not kinds or not set(map(str, kinds)) <= set(KINDS):
         raise HTTPException(400, f"kinds must be some of {', '.join(KINDS)}: a rented machine may do no others.")
-    if not isinstance(expires_ms, int) or not now_ms() < expires_ms < now_ms() + _LONGEST_MS:
+    if not isinstance(expires_ms, int) or not now_ms() < expires_ms < now_ms() + LONGEST_MS:
         raise HTTPException(
             400, f"expires_ms must be in the next 30 days, and this clock says {now_ms()}: compare the clocks."
         )
