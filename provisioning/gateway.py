@@ -18,6 +18,7 @@ for a server without authentication, and go on without).
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import signal
 import socket
@@ -50,8 +51,9 @@ from provisioning.gateway_results import BrokenContract, check, decode_json, pla
 from provisioning.gateway_state import State
 from provisioning.gateway_tokens import Machine, TokenRefused, Tokens
 from provisioning.gateway_upstream import Upstream, UpstreamSilent
-from workers.errors import OptionError, WhisperfleetError, one_line
-from workers.messages import Chunk, JobKeys, SpeakerPlan
+from provisioning.grants import granted
+from workers.errors import ObjectMissing, OptionError, WhisperfleetError, one_line
+from workers.messages import Chunk, JobKeys, JobPlan, SpeakerPlan
 from workers.settings import Settings
 from workers.storage import Storage, open_storage
 
@@ -119,6 +121,8 @@ class Gateway:
             public_url=spec.public_url.rstrip("/"),
             check=lambda lease, status, output: check(lease, status, output, self.objects.reader(lease)),
             measure=lambda lease: audio_ms(lease, storage_of(lease)),
+            ready=lambda lease: is_ready(lease, storage_of(lease)),
+            discard=lambda lease: discard_written(lease, storage_of(lease)),
             prober=probes,
             book=book,
         )
@@ -153,12 +157,16 @@ class Gateway:
         """Look after leases, for ever: first those of the gateway before this one."""
         adopted = False
         while True:
-            with contextlib.suppress(UpstreamSilent):
+            try:
                 await self.deadman.look(self.desk, _since_boot_ms(), now_ms() + LONGEST_MS)
                 if not adopted:
                     await self.desk.adopt_all()
                     adopted = True
                 await self.desk.sweep()
+            except UpstreamSilent as error:
+                log.debug("Could not look after the leases: %s", error)  # whoever asks for a task is told
+            except Exception:
+                log.exception("Looking after the leases broke, and goes on", extra={"action": "sweep_failed"})
             await asyncio.sleep(SWEEP_S)
 
     async def close(self) -> None:
@@ -368,6 +376,33 @@ def audio_ms(lease: Lease, storage: Storage) -> int:
         told = storage.get_bytes(keys.speaker_plan(str(lease.data.get("speakers"))))
         return SpeakerPlan.model_validate_json(told).chunk_seconds * 1000
     return 0
+
+
+def is_ready(lease: Lease, storage: Storage) -> bool:
+    """Whether all is there that a task takes, so that there is no reason to put it aside; blocking.
+
+    No where nobody can tell, as at the end of a recording, whose last parts may be empty. Raises ObjectMissing while
+    the job has no plan, and what reading the store raises.
+    """
+    keys = JobKeys(lease.job)
+    plan = JobPlan.model_validate_json(storage.get_bytes(keys.plan))
+    speakers, needed = None, []
+    if lease.kind == "diarize_chunk":
+        told = storage.get_bytes(keys.speaker_plan(str(lease.data.get("speakers"))))
+        speakers, needed = SpeakerPlan.model_validate_json(told), [keys.chunk(at) for at in range(plan.chunk_count)]
+    if lease.kind == "transcribe_chunk":
+        if not Chunk.model_validate_json(storage.get_bytes(keys.chunk(lease.index or 0))).core.duration_ms:
+            return True
+        needed = [keys.language] if plan.request.language == "auto" and plan.language_samples else []
+    return all(map(storage.exists, [*granted(lease.kind, lease.data, plan, speakers).audio, *needed]))
+
+
+def discard_written(lease: Lease, storage: Storage) -> None:
+    """Delete the objects that a lease has stored, but none that somebody else wrote over it meanwhile; blocking."""
+    for key, sha256 in lease.written.items():
+        with contextlib.suppress(ObjectMissing):
+            if hashlib.sha256(storage.get_bytes(key)).hexdigest() == sha256:
+                storage.discard([key])
 
 
 # ---- running it ----

@@ -7,34 +7,42 @@ than a few.
 
 import asyncio
 import contextlib
+import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from provisioning.fleet import Demand, WorkerNews
 from provisioning.gateway_audit import Audit
+from provisioning.gateway_faults import Faults
 from provisioning.gateway_leases import Lease, LeaseBook, owner_of
-from provisioning.gateway_limits import MAX_HELD, Pace
+from provisioning.gateway_limits import MAX_HELD, Pace, TokenBucket
 from provisioning.gateway_metrics import Metrics
 from provisioning.gateway_results import MOST_REASON, Verdict, plain
 from provisioning.gateway_state import HeldRow, Rented, State
 from provisioning.gateway_tokens import Machine
 from provisioning.gateway_upstream import Upstream, UpstreamSilent
 from provisioning.grants import KINDS
-from workers.errors import WhisperfleetError
+from workers.errors import TransientError, WhisperfleetError
 
-MOST_LOSSES = 5  # of one task with its machines; it may be the task that ends them
+log = logging.getLogger(__name__)
+
+MOST_LOSSES = 5  # machines with which one task was lost or failed; it may be the task that ends them
 MOST_STRIKES = 3
-FAILURES_A_STRIKE = 4  # in a row: as many as make Conductor give a task up
-FAILED_AGAIN_MS = 60_000  # so long a task that failed here is for others; a lone machine may then try again
 LONGEST_HOLD_MS = {"transcribe_chunk": 1_800_000, "detect_language": 1_800_000, "diarize_chunk": 7_200_000}
+HOLD_BASE_MS, HOLD_A_MS = 600_000, 10
+"""A task may be held for ten times its audio and ten minutes: a slow processor takes twice the audio's time (pyannote's
+hour of it two hours), and a model that is fetched first some minutes."""
+
 LONGEST_WAIT_S = 10  # that a machine may put a task aside for
-LOG_CHARACTERS, LOGS_A_TASK = 2_000, 100
-SWEEP_S = 5.0
-SWEEPS_A_WRITE = 6  # statistics of a thousand machines take some 30 ms to write
+LOG_CHARACTERS = 2_000
+LOGS_PER_S, LOGS_BURST = 0.5, 100.0  # of one machine, whatever tasks it has: Conductor keeps every line
+SWEEP_S = 1.0
+STALL_MS = 3_000  # from one sweep to the next: then this process stood still, and no machine was silent
+SWEEPS_A_WRITE = 30  # statistics of a thousand machines take some 30 ms to write
 _TASK_ID = re.compile(r"[0-9a-fA-F-]{16,64}")  # a UUID; what else stands there in Conductor's API are words
 _STATUSES = ("IN_PROGRESS", "COMPLETED", "FAILED", "FAILED_WITH_TERMINAL_ERROR")
 _SHOWN = (
@@ -77,7 +85,8 @@ class Prober(Protocol):
 class Desk:
     """All that the routes of both sides share. For one event loop.
 
-    measure: milliseconds of audio of a lease's task, from its job's plan, blocking; check and prober likewise.
+    measure: milliseconds of audio of a lease's task, from its job's plan; ready: whether all is there that the task
+    takes; discard: deletes what the lease has stored, as far as it is still that. Blocking, as check and prober are.
     """
 
     upstream: Upstream
@@ -87,17 +96,24 @@ class Desk:
     public_url: str
     check: Check
     measure: Callable[[Lease], int]
+    ready: Callable[[Lease], bool]
+    discard: Callable[[Lease], None]
     prober: Prober | None = None
     pace: Pace = field(default_factory=lambda: Pace(lambda: 0.8 + secrets.randbelow(400) / 1000))
     book: LeaseBook = field(default_factory=LeaseBook)
-    _logs: dict[str, int] = field(default_factory=dict)
+    faults: Faults = field(init=False)
+    _logs: dict[str, TokenBucket] = field(default_factory=dict)
     _coming: dict[str, int] = field(default_factory=dict)
     _offered: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _stranded: dict[str, tuple[str, str]] = field(default_factory=dict)
     _sweeps: int = 0
+    _swept_ms: int | None = None
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.book.find = self._find
+        self.book.trusted, self.book.now_ms = self.trusted, now_ms
+        self.faults = Faults(self.state, now_ms)
 
     # ---- machines ----
 
@@ -112,6 +128,13 @@ class Desk:
     def revoked(self, nonce: str) -> bool:
         rented = self.state.machines.get(nonce)
         return rented is not None and rented.revoked_ms is not None
+
+    def trusted(self, nonce: str) -> bool:
+        """Whether a machine may have anything at all: neither revoked nor refused, and its token has not expired."""
+        rented = self.state.machines.get(nonce)
+        return (
+            rented is not None and rented.revoked_ms is None and rented.refused is None and rented.expires_ms > now_ms()
+        )
 
     def strike(self, rented: Rented, reason: str, task: str | None = None) -> None:
         """After MOST_STRIKES it gets no work any more."""
@@ -192,7 +215,8 @@ class Desk:
         self.pace.seen(machine.nonce, kind, now)
         held = len(self.book.of(machine.nonce)) + self._coming.get(machine.nonce, 0)
         room = min(count, MAX_HELD - held)
-        if room < 1 or rented.draining or rented.refused is not None:
+        resting = self.faults.is_resting(machine.nonce, kind)
+        if room < 1 or resting or rented.draining or rented.refused is not None:
             return []
         self._coming[machine.nonce] = self._coming.get(machine.nonce, 0) + room  # of polls that come all at once
         try:
@@ -209,17 +233,22 @@ class Desk:
                 self._offered[probe["taskId"]] = probe
                 return [self._hand(probe, nonce, probe=True)]
         tasks = await self.upstream.poll(kind, nonce, room)
-        return [shown for task in tasks if (shown := await self._hand_if_meant(task, nonce))]
+        return [shown for task in tasks if (shown := await self._hand_if_meant(task, nonce, kind))]
 
-    async def _hand_if_meant(self, task: dict[str, Any], nonce: str) -> dict[str, Any] | None:
+    async def _hand_if_meant(self, task: dict[str, Any], nonce: str, kind: str) -> dict[str, Any] | None:
         """A task that is not for this machine goes back as if it had never been polled."""
-        reference = str(task.get("referenceTaskName"))
-        banned = self.state.banned(nonce, str(task.get("workflowInstanceId")), reference)
+        task_id, workflow_id = str(task["taskId"]), str(task.get("workflowInstanceId"))
+        kept_from = self.faults.is_kept_from(nonce, kind, workflow_id, str(task.get("referenceTaskName")))
         rented = self.state.machine(nonce)
-        if banned or rented.draining or rented.refused is not None or rented.revoked_ms is not None:
-            await self._requeue(task["taskId"], task["workflowInstanceId"], owner_of(nonce), 2 if banned else 0)
-            return None
-        return self._hand(task, nonce)
+        if not kept_from and not rented.draining and self.trusted(nonce):
+            return self._hand(task, nonce)
+        self.faults.rest(nonce, kind)
+        try:
+            await self._requeue(task_id, workflow_id, owner_of(nonce), 0)
+            self.upstream.stir(kind)
+        except UpstreamSilent:  # the sweep does it, and the other tasks of this poll are handed out
+            self._stranded[task_id] = (workflow_id, nonce)
+        return None
 
     def _hand(self, task: dict[str, Any], nonce: str, *, probe: bool = False) -> dict[str, Any]:
         lease = Lease.of(task, nonce, secrets.token_urlsafe(24), now_ms(), probe)
@@ -285,18 +314,26 @@ class Desk:
         task_id, status = result.get("taskId"), result.get("status")
         if not isinstance(task_id, str):
             raise Refused(400, "hands in a result without a task")
-        lease = await self.held(machine, task_id)
-        async with lease.telling:
-            if self.book.get(task_id) is not lease:
-                raise Refused(403, "hands in a task that was handed in or taken back meanwhile", task=task_id)
+        try:
+            lease = await self.held(machine, task_id)
             if result.get("workflowInstanceId") != lease.workflow_id:
                 raise Refused(403, "hands in a task as one of another workflow", task=task_id)
             if status not in _STATUSES:
                 raise Refused(400, "gives a task a status that it cannot have", task=task_id)
-            if status == "IN_PROGRESS":
-                await self._in_progress(lease, result)
-            else:
-                await self._ended(lease, str(status), result.get("outputData"))
+            if status == "IN_PROGRESS" and result.get("extendLease") is True:
+                lease.heard_ms = now_ms()  # however long it has to wait until Conductor can be told
+            async with lease.telling:
+                if self.book.get(task_id) is not lease:
+                    raise Refused(403, "hands in a task that was handed in or taken back meanwhile", task=task_id)
+                if status == "IN_PROGRESS":
+                    await self._in_progress(lease, result)
+                else:
+                    await self._ended(lease, str(status), result.get("outputData"))
+        except TransientError:  # Conductor or the store is away, which is not the machine's fault
+            known = self.book.get(task_id)
+            if known is not None and known.nonce == machine.nonce:
+                known.heard_ms = now_ms()
+            raise
         return lease
 
     async def _in_progress(self, lease: Lease, result: dict[str, Any]) -> None:
@@ -305,7 +342,9 @@ class Desk:
                 lease.touched_ms = now_ms()
                 return
             lease_ms = now_ms() - lease.since_ms
-            if lease_ms > LONGEST_HOLD_MS.get(lease.kind, 0):
+            if lease_ms > longest_hold_ms(lease):
+                await self._measure(lease)  # it may have been cut since it was handed out
+            if lease_ms > longest_hold_ms(lease):
                 await self._break(lease, f"it was held for {lease_ms // 60_000} minutes")
                 raise Refused(403, "holds a task for too long", task=lease.task_id)
             await self._tell(lease, "IN_PROGRESS", {}, extendLease=True)
@@ -313,11 +352,27 @@ class Desk:
             return
         seconds = result.get("callbackAfterSeconds")
         seconds = seconds if isinstance(seconds, int) and not isinstance(seconds, bool) else 1
-        seconds = max(1, min(seconds, LONGEST_WAIT_S))
-        if not lease.probe:
-            await self._tell(lease, "IN_PROGRESS", {"waiting": True}, callbackAfterSeconds=seconds)
+        await self._put_aside(lease, max(1, min(seconds, LONGEST_WAIT_S)))
+
+    async def _put_aside(self, lease: Lease, seconds: int) -> None:
+        """Nothing is wrong with that while something is missing that the task takes; else it hides a task."""
+        rented = self.state.machine(lease.nonce)
+        if lease.probe:
+            self.audit.say("put_aside", lease.nonce, task=lease.task_id, reference=lease.reference, seconds=seconds)
+            await self._judge(rented, lease, {"reason": "it was put aside"})
+            return
+        ready = False
+        with contextlib.suppress(WhisperfleetError, ValueError):
+            ready = await asyncio.to_thread(self.ready, lease)
+        too_often = ready and self.faults.put_aside(lease)
+        if too_often:
+            self.faults.keep_from(lease)
+            seconds = 0
+        await self._tell(lease, "IN_PROGRESS", {"waiting": True}, callbackAfterSeconds=seconds)
         self._over(lease)
         self.audit.say("put_aside", lease.nonce, task=lease.task_id, reference=lease.reference, seconds=seconds)
+        if too_often:
+            self._count_failure(rented, lease, "it was put aside again and again")
 
     async def _ended(self, lease: Lease, status: str, output: Any) -> None:
         verdict = await asyncio.to_thread(self.check, lease, status, output)
@@ -326,7 +381,7 @@ class Desk:
             raise Refused(400, f"breaks the contract: {verdict.reason}", task=lease.task_id)
         rented = self.state.machine(lease.nonce)
         if lease.probe:
-            await self._judge(rented, lease, verdict)
+            await self._judge(rented, lease, verdict.output)
         elif verdict.status == "FAILED":
             await self._failed(rented, lease, verdict)
         else:
@@ -338,7 +393,7 @@ class Desk:
         if not lease.audio_ms:
             await self._measure(lease)
         took_ms = max(1, now_ms() - lease.since_ms)
-        rented.failures = 0
+        self.faults.done(rented)
         rented.chunks_done += 1
         if not verdict.output.get("reused"):  # found done: nothing was computed, and nothing was measured
             rented.audio_done_ms += lease.audio_ms
@@ -351,20 +406,22 @@ class Desk:
         )  # fmt: skip
 
     async def _failed(self, rented: Rented, lease: Lease, verdict: Verdict) -> None:
-        """It costs the task an attempt, as failing does everywhere; the next is another machine's, if there is one."""
+        """What one machine cannot do another may: it costs the task no attempt, and the machine some trust."""
         reason = plain(str(verdict.output.get("reason") or ""), MOST_REASON)
-        await self._tell(lease, "FAILED", verdict.output, reasonForIncompletion=reason)
-        self._over(lease)
-        self.state.ban(lease.nonce, lease.workflow_id, lease.reference, now_ms() + FAILED_AGAIN_MS)
-        rented.failures += 1
-        self.metrics.failures.labels(lease.nonce, lease.kind).inc()
+        self.faults.keep_from(lease)
+        await self._discard(lease)
+        await self._return(lease, reason, verdict.output)
         self.audit.say("failed", lease.nonce, task=lease.task_id, reference=lease.reference, reason=reason)
-        if rented.failures % FAILURES_A_STRIKE == 0:
-            self.strike(rented, f"{rented.failures} tasks in a row failed there, the last: {reason}", lease.task_id)
+        self._count_failure(rented, lease, reason)
 
-    async def _judge(self, rented: Rented, lease: Lease, verdict: Verdict) -> None:
+    def _count_failure(self, rented: Rented, lease: Lease, reason: str) -> None:
+        self.metrics.failures.labels(lease.nonce, lease.kind).inc()
+        if self.faults.failed(rented):
+            self.strike(rented, f"too many tasks failed there, the last: {reason}", lease.task_id)
+
+    async def _judge(self, rented: Rented, lease: Lease, output: dict[str, Any]) -> None:
         assert self.prober is not None
-        wrong = await asyncio.to_thread(self.prober.judge, lease, verdict.output)
+        wrong = await asyncio.to_thread(self.prober.judge, lease, output)
         self._over(lease)
         self.audit.say("probe", lease.nonce, task=lease.task_id, right=wrong is None)
         if wrong is not None:
@@ -384,13 +441,14 @@ class Desk:
         if lease.probe:
             self._over(lease)
         else:
+            await self._discard(lease)
             await self._return(lease, reason)
 
     async def log(self, machine: Machine, task_id: str, text: str) -> None:
-        """Pass a line on, cut; of those beyond LOGS_A_TASK nothing is said to anybody."""
+        """Pass a line on, cut; of those that are too many nothing is said to anybody."""
         lease = await self.held(machine, task_id)
-        self._logs[task_id] = self._logs.get(task_id, 0) + 1
-        if not lease.probe and self._logs[task_id] <= LOGS_A_TASK:
+        bucket = self._logs.setdefault(machine.nonce, TokenBucket(LOGS_PER_S, LOGS_BURST))
+        if not lease.probe and bucket.take(1.0, time.monotonic()):
             await self.upstream.log(task_id, plain(text, LOG_CHARACTERS))
 
     # ---- tasks back ----
@@ -412,22 +470,54 @@ class Desk:
                 return None
             if not lease.fresh(now_ms()) and await self._adopt(lease.task_id, lease.nonce) is None:
                 return None
+            if self.state.machine(lease.nonce).refused is not None:
+                await self._discard(lease)  # of a machine that only went away it is as good as any other
             await self._return(lease, reason)
             self.metrics.lost.inc()
             return lease.task_id
 
-    async def _return(self, lease: Lease, reason: str) -> None:
-        """Back in the queue at once, which costs no attempt; after MOST_LOSSES it does."""
-        losses = self.state.lose(lease.task_id)
-        if losses >= MOST_LOSSES:
-            text = f"It was lost with {losses} machines; the last time, {reason}."
-            await self._tell(lease, "FAILED", {"error": "EngineError", "reason": text}, reasonForIncompletion=text)
+    async def _take_silent(self, lease: Lease) -> None:
+        """Before Conductor's response timeout, which costs an attempt: else one silent machine could end a task."""
+        async with lease.telling:
+            if self.book.get(lease.task_id) is not lease or not lease.silent(now_ms()):
+                return
+            rented, reason = self.state.machine(lease.nonce), "its machine said nothing for too long"
+            self.faults.keep_from(lease)  # first: it may ask the moment the task is back
+            if lease.probe:
+                await self._judge(rented, lease, {"reason": reason})
+            elif lease.fresh(now_ms()) or await self._adopt(lease.task_id, lease.nonce) is not None:
+                await self._return(lease, reason)
+                self.metrics.lost.inc()
+            self._count_failure(rented, lease, reason)
+
+    async def _discard(self, lease: Lease) -> None:
+        """Delete what an untrusted hand has stored, or the next machine would find the task done. Raises what the
+        store raises: the lease then stays, and the task is taken back another time."""
+        if lease.written:
+            await asyncio.to_thread(self.discard, lease)
+            lease.written.clear()
+
+    async def _return(self, lease: Lease, reason: str, failure: dict[str, Any] | None = None) -> None:
+        """Back in the queue at once, which costs no attempt; after MOST_LOSSES machines it does.
+
+        failure: what its machine says of it, where it failed; then it also does once every machine there is has had it,
+        if they are two at least: nobody is left who could do it.
+        """
+        losers = self.state.losers(lease.task_id) | {lease.nonce}
+        nobody = failure is not None and len(losers) > 1 and self.faults.live(lease.kind) <= losers
+        if nobody or len(losers) >= MOST_LOSSES:
+            text = f"It was lost with {len(losers)} machines; the last time, {reason}"
+            text = text if text.endswith(".") else f"{text}."
+            output = {"error": "EngineError", **(failure or {}), "reason": text}
+            with contextlib.suppress(Refused):  # Conductor knows it no more: it is nobody's either way
+                await self._tell(lease, "FAILED", output, reasonForIncompletion=text)
         else:
             await self._requeue(lease.task_id, lease.workflow_id, owner_of(lease.nonce), 0)
             self.upstream.stir(lease.kind)
+        self.state.lose(lease.task_id, lease.nonce)
         self._over(lease)
         self.audit.say(
-            "taken_back", lease.nonce, task=lease.task_id, reference=lease.reference, reason=reason, losses=losses
+            "taken_back", lease.nonce, task=lease.task_id, reference=lease.reference, reason=reason, losses=len(losers)
         )
 
     async def _requeue(self, task_id: str, workflow_id: str, owner: str, seconds: int) -> None:
@@ -459,9 +549,9 @@ class Desk:
             raise Refused(403, "has a task that Conductor does not know any more", task=lease.task_id)
 
     def _over(self, lease: Lease) -> None:
-        self.book.drop(lease.task_id)
-        self.state.let_go(lease.task_id)
-        self._logs.pop(lease.task_id, None)
+        if self.book.get(lease.task_id) is lease:  # else it is another's by now
+            self.book.drop(lease.task_id)
+        self.state.let_go(lease.task_id, lease.nonce)
         self._offered.pop(lease.task_id, None)
 
     # ---- what is so, and what was ----
@@ -473,44 +563,83 @@ class Desk:
         if task is None or task.get("status") != "IN_PROGRESS" or task.get("workerId") != owner_of(nonce):
             if known is not None and known.nonce == nonce:
                 self._over(known)
-            self.state.let_go(task_id)
+            self.state.let_go(task_id, nonce)
             return None
+        touched = _touched_ms(task)
         if known is not None and known.nonce == nonce:
-            known.touched_ms = now_ms()
+            known.touched_ms = max(known.touched_ms, touched)
             return known
+        workflow_id, reference = str(task.get("workflowInstanceId")), str(task.get("referenceTaskName"))
+        if self.faults.is_kept_from(nonce, str(task.get("taskDefName")), workflow_id, reference):
+            self._stranded[task_id] = (workflow_id, nonce)  # it could not be put back when it was polled
+            return None
         row = next((row for row in self.state.held(nonce=nonce) if row.task_id == task_id), None)
         lease = Lease.of(task, nonce, row.grant if row else secrets.token_urlsafe(24), now_ms())
         lease.since_ms = row.since_ms if row else lease.since_ms
+        lease.touched_ms = touched
         self._book(lease)
         self.audit.say("adopted", nonce, task=task_id, reference=lease.reference)
         return lease
 
     async def _find(self, grant: str) -> Lease | None:
         for row in self.state.held(grant=grant):
-            if not self.revoked(row.nonce):
+            if self.trusted(row.nonce):
                 return await self._adopt(row.task_id, row.nonce)
         return None
 
     async def adopt_all(self) -> int:
         """After a restart: the leases that Conductor bears out. Raises UpstreamSilent."""
         rows = self.state.held()
-        return sum([await self._adopt(row.task_id, row.nonce) is not None for row in rows])
+        adopted = 0
+        for row in rows:
+            try:
+                adopted += await self._adopt(row.task_id, row.nonce) is not None
+            except UpstreamSilent:
+                raise
+            except Exception:
+                log.exception("Cannot adopt %s", row.task_id, extra={"action": "adopt_failed"})
+        return adopted
 
     async def sweep(self) -> None:
-        """One look after what nobody comes back for: leases that ran out, machines that are refused or expired."""
+        """One look after what nobody comes back for: silent machines' leases, and those of machines that are not
+        trusted any more. What goes wrong with one is logged, and harms no other; the next sweep tries again."""
         now = now_ms()
+        stalled = self._swept_ms is not None and now - self._swept_ms > STALL_MS
+        works: list[tuple[Awaitable[Any], str]] = []
         for lease in self.book.all():
-            if not lease.fresh(now):
-                await self._adopt(lease.task_id, lease.nonce)
-            elif lease.probe and now - lease.since_ms > LONGEST_HOLD_MS.get(lease.kind, 0):
-                self._over(lease)
+            if lease.silent(now) and not stalled:
+                works.append((self._take_silent(lease), lease.task_id))
+            elif lease.probe and now - lease.since_ms > longest_hold_ms(lease):
+                work = self._judge(self.state.machine(lease.nonce), lease, {"reason": "it was held for too long"})
+                works.append((work, lease.task_id))
+            elif not lease.fresh(now):
+                works.append((self._adopt(lease.task_id, lease.nonce), lease.task_id))
+        works += [(self._unstrand(task_id), task_id) for task_id in self._stranded]
+        await asyncio.gather(*(self._safely(work, about) for work, about in works))
         for nonce in {lease.nonce for lease in self.book.all()}:
-            rented = self.state.machine(nonce)
-            if rented.refused is not None or rented.revoked_ms is not None or rented.expires_ms < now:
-                await self._take_all(nonce, "its machine is not trusted any more")
+            if not self.trusted(nonce):
+                await self._safely(self._take_all(nonce, "its machine is not trusted any more"), nonce)
         self._sweeps += 1
         if self._sweeps % SWEEPS_A_WRITE == 0:
             self.state.write_all()
+        self._swept_ms = now_ms()
+
+    async def _safely(self, work: Awaitable[Any], about: str) -> None:
+        try:
+            await work
+        except UpstreamSilent as error:
+            log.debug("Could not look after %s: %s", about, error)  # Conductor is away, which others say
+        except Exception:
+            log.exception("Could not look after %s", about, extra={"action": "sweep_failed"})
+
+    async def _unstrand(self, task_id: str) -> None:
+        """Put back what was polled for a machine that must not have it, while Conductor did not answer."""
+        workflow_id, nonce = self._stranded[task_id]
+        task = await self.upstream.task(task_id)
+        held = task is not None and task.get("status") == "IN_PROGRESS" and task.get("workerId") == owner_of(nonce)
+        if held and self.book.get(task_id) is None:
+            await self._requeue(task_id, workflow_id, owner_of(nonce), 0)
+        self._stranded.pop(task_id, None)
 
     async def _measure(self, lease: Lease) -> None:
         """How much audio the task has: 0 until its chunk is cut."""
@@ -522,6 +651,18 @@ class Desk:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def longest_hold_ms(lease: Lease) -> int:
+    """For how long a machine may hold this task, however alive it is."""
+    return min(LONGEST_HOLD_MS.get(lease.kind, 0), HOLD_BASE_MS + HOLD_A_MS * lease.audio_ms)
+
+
+def _touched_ms(task: dict[str, Any]) -> int:
+    """When Conductor last heard of a task, by this clock; never longer ago than half its response timeout, as the two
+    clocks may differ."""
+    now, timeout_ms = now_ms(), 1000 * int(task.get("responseTimeoutSeconds") or 60)
+    return now - min(max(0, now - int(task.get("updateTime") or now)), timeout_ms // 2)
 
 
 def now_ms() -> int:

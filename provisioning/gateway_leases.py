@@ -6,9 +6,14 @@ handed in, given back, lost or revoked.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+SILENT_SHARE = 0.8
+"""Of the response timeout. Workers speak every 3 s of its 10 (workers.lanes.BEAT_SECONDS): two lost words are forgiven,
+and 2 s are left for the gateway to look and to tell Conductor."""
 
 OWNER = "rented-"  # every rented machine's workerId at Conductor begins so
 
@@ -24,7 +29,8 @@ class Lease:
 
     data is the input as Conductor has it (the machine saw a grant in the place of storage); storage, job and index
     are taken from it. audio_ms: length of its audio, 0 while unknown. since_ms, touched_ms: when it was handed out and
-    when Conductor last said that it is held, epoch milliseconds. written: SHA-256 (hexadecimal) by full object key of
+    when Conductor last heard that it is held, epoch milliseconds; heard_ms: when its machine last asked to keep it,
+    which Conductor may not have answered. written: SHA-256 (hexadecimal) by full object key of
     what this lease has stored. probe: Conductor knows nothing of this task, it is a question whose answer is known.
     telling is held while Conductor is told of the task: it extends a lease by writing back what it read, and would undo
     a result that came between.
@@ -45,6 +51,7 @@ class Lease:
     written: dict[str, str] = field(default_factory=dict)
     probe: bool = False
     touched_ms: int = 0
+    heard_ms: int = 0
     response_timeout_ms: int = 60_000
     polls: int = 1
     telling: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
@@ -68,6 +75,7 @@ class Lease:
             grant=grant,
             probe=probe,
             touched_ms=now_ms,
+            heard_ms=now_ms,
             response_timeout_ms=1000 * int(task.get("responseTimeoutSeconds") or 60),
             polls=int(task.get("pollCount") or 1),
         )
@@ -75,6 +83,11 @@ class Lease:
     def fresh(self, now_ms: int) -> bool:
         """Whether Conductor cannot have given the task to somebody else meanwhile; else it is to be asked."""
         return self.probe or now_ms - self.touched_ms < self.response_timeout_ms
+
+    def silent(self, now_ms: int) -> bool:
+        """Whether its machine let most of the response timeout pass without a word: the task is taken from it, before
+        Conductor does and counts it as an attempt."""
+        return now_ms - max(self.touched_ms, self.heard_ms) >= SILENT_SHARE * self.response_timeout_ms
 
 
 Find = Callable[[str], Awaitable["Lease | None"]]
@@ -84,11 +97,20 @@ Find = Callable[[str], Awaitable["Lease | None"]]
 class LeaseBook:
     """All leases of one gateway. For one event loop: nothing here is locked.
 
-    find: how a grant that a gateway before this one has given is found again; without it such a grant is worth nothing.
+    find: how a grant that a gateway before this one has given is found again, and how one is looked at again of which
+    Conductor may think otherwise by now; without it the first kind is worth nothing, and the second is believed.
+    trusted: whether a machine may have anything at all; now_ms: the clock, epoch milliseconds.
     """
 
-    def __init__(self, find: Find | None = None) -> None:
+    def __init__(
+        self,
+        find: Find | None = None,
+        trusted: Callable[[str], bool] = lambda nonce: True,
+        now_ms: Callable[[], int] = lambda: round(time.time() * 1000),
+    ) -> None:
         self.find = find
+        self.trusted = trusted
+        self.now_ms = now_ms
         self._leases: dict[str, Lease] = {}
         self._machines: dict[str, dict[str, Lease]] = {}
         self._grants: dict[str, str] = {}
@@ -123,12 +145,17 @@ class LeaseBook:
         return tuple(self._leases.values())
 
     async def granted(self, grant: str) -> Lease | None:
-        """The lease that a grant names; None for a grant that is forged, foreign, or over.
+        """The lease that a grant names; None for a grant that is forged, foreign, or over, or of a machine that is
+        not trusted any more. Raises what `find` raises.
 
         Whoever comes with a grant must also be the lease's machine: compare `nonce` with that of
         `request.state.machine` (a gateway_tokens.Machine), which the gateway has made of the session before any route.
         """
         task_id = self._grants.get(grant)
         if task_id is not None:
-            return self._leases[task_id]
+            lease = self._leases[task_id]
+            if not self.trusted(lease.nonce):
+                return None
+            if self.find is None or lease.fresh(self.now_ms()):
+                return lease
         return await self.find(grant) if self.find else None

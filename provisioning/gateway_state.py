@@ -19,7 +19,9 @@ CREATE TABLE IF NOT EXISTS machines (nonce TEXT PRIMARY KEY, expires_ms INTEGER 
 CREATE TABLE IF NOT EXISTS leases (
     task_id TEXT PRIMARY KEY, nonce TEXT NOT NULL, grant_name TEXT NOT NULL UNIQUE, since_ms INTEGER NOT NULL
 );
-CREATE TABLE IF NOT EXISTS losses (task_id TEXT PRIMARY KEY, count INTEGER NOT NULL, last_ms INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS losers (
+    task_id TEXT NOT NULL, nonce TEXT NOT NULL, last_ms INTEGER NOT NULL, PRIMARY KEY (task_id, nonce)
+);
 CREATE TABLE IF NOT EXISTS bans (
     nonce TEXT NOT NULL, workflow_id TEXT NOT NULL, reference TEXT NOT NULL, until_ms INTEGER NOT NULL,
     PRIMARY KEY (nonce, workflow_id, reference)
@@ -48,7 +50,7 @@ class Rented:
     version: str = ""
     draining: bool = False
     strikes: list[str] = field(default_factory=list)
-    failures: int = 0  # in a row
+    failures: int = 0  # points: a failure gives some, a success takes one (provisioning.gateway_desk)
     refused: str | None = None
     revoked_ms: int | None = None
 
@@ -112,7 +114,7 @@ class State:
     def _forget_the_old(self) -> None:
         now = self._now_ms()
         self._db.execute("DELETE FROM machines WHERE expires_ms < ?", (now - _KEPT_MS,))
-        self._db.execute("DELETE FROM losses WHERE last_ms < ?", (now - _KEPT_MS,))
+        self._db.execute("DELETE FROM losers WHERE last_ms < ?", (now - _KEPT_MS,))
         self._db.execute("DELETE FROM bans WHERE until_ms < ? OR nonce NOT IN (SELECT nonce FROM machines)", (now,))
 
     def _read(self) -> list[Rented]:
@@ -141,17 +143,23 @@ class State:
     def write_all(self) -> None:
         """Statistics, which are worth a write now and then only."""
         self._db.execute("BEGIN")
-        for rented in self.machines.values():
-            self.write(rented)
-        self._db.execute("COMMIT")
+        try:
+            for rented in self.machines.values():
+                self.write(rented)
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # left open, it would take all later writes with it when the process ends
+                self._db.execute("ROLLBACK")
+            raise
 
     def hold(self, row: HeldRow) -> None:
         self._db.execute(
             "INSERT OR REPLACE INTO leases VALUES (?, ?, ?, ?)", (row.task_id, row.nonce, row.grant, row.since_ms)
         )
 
-    def let_go(self, task_id: str) -> None:
-        self._db.execute("DELETE FROM leases WHERE task_id = ?", (task_id,))
+    def let_go(self, task_id: str, nonce: str) -> None:
+        """This machine's lease of the task is over; another's, booked meanwhile, is not."""
+        self._db.execute("DELETE FROM leases WHERE task_id = ? AND nonce = ?", (task_id, nonce))
 
     def held(self, *, nonce: str | None = None, grant: str | None = None) -> list[HeldRow]:
         """Leases that were written down: all, those of one machine, or that of one grant."""
@@ -162,25 +170,26 @@ class State:
         )
         return [HeldRow(*row) for row in rows]
 
-    def lose(self, task_id: str) -> int:
-        """Count a loss of a task with the machine that held it; returns how many there were."""
-        self._db.execute(
-            "INSERT INTO losses VALUES (?1, 1, ?2) ON CONFLICT (task_id) DO UPDATE SET count = count + 1, last_ms = ?2",
-            (task_id, self._now_ms()),
-        )
-        (count,) = self._db.execute("SELECT count FROM losses WHERE task_id = ?", (task_id,)).fetchone()
-        return int(count)
+    def losers(self, task_id: str) -> set[str]:
+        """The machines with which a task was lost, or failed."""
+        rows = self._db.execute("SELECT nonce FROM losers WHERE task_id = ?", (task_id,))
+        return {nonce for (nonce,) in rows}
+
+    def lose(self, task_id: str, nonce: str) -> None:
+        """A task was lost with this machine, or failed there; how often it was the same machine does not count."""
+        self._db.execute("INSERT OR REPLACE INTO losers VALUES (?, ?, ?)", (task_id, nonce, self._now_ms()))
 
     def ban(self, nonce: str, workflow_id: str, reference: str, until_ms: int = FOR_EVER_MS) -> None:
         """This machine is not to have this task again, whatever attempt it is."""
         self._db.execute("INSERT OR REPLACE INTO bans VALUES (?, ?, ?, ?)", (nonce, workflow_id, reference, until_ms))
 
-    def banned(self, nonce: str, workflow_id: str, reference: str) -> bool:
+    def banned_until(self, nonce: str, workflow_id: str, reference: str) -> int:
+        """Epoch milliseconds; FOR_EVER_MS or more: for good; 0: it may have the task."""
         found = self._db.execute(
-            "SELECT 1 FROM bans WHERE nonce = ? AND workflow_id = ? AND reference = ? AND until_ms > ?",
-            (nonce, workflow_id, reference, self._now_ms()),
+            "SELECT until_ms FROM bans WHERE nonce = ? AND workflow_id = ? AND reference = ?",
+            (nonce, workflow_id, reference),
         ).fetchone()
-        return found is not None
+        return 0 if found is None else int(found[0])
 
     def close(self) -> None:
         self.write_all()

@@ -15,7 +15,7 @@ from provisioning import gateway_audit
 from provisioning.gateway_audit import Audit
 from provisioning.gateway_leases import Lease, LeaseBook
 from provisioning.gateway_limits import TokenBucket
-from provisioning.gateway_state import HeldRow, State
+from provisioning.gateway_state import FOR_EVER_MS, HeldRow, State
 from provisioning.gateway_tokens import MACHINE_TOKEN_CHARACTERS, Machine, TokenRefused, Tokens, load_key
 from provisioning.gateway_upstream import Upstream, UpstreamSilent
 from provisioning.grants import KINDS
@@ -100,21 +100,21 @@ def test_what_must_outlive_a_restart_does(tmp_path: Path) -> None:
     state.write(rented)
     state.hold(HeldRow("t1", "abcdefghij", "grant1", 7))
     state.hold(HeldRow("t2", "another", "grant2", 8))
-    state.let_go("t2")
+    state.let_go("t1", "another")
+    state.let_go("t2", "another")
     state.ban("abcdefghij", "w", "chunk_0")
     state.ban("abcdefghij", "w", "chunk_1", until_ms=now[0] + 10)
-    assert [state.lose("t1") for _ in range(3)] == [1, 2, 3]
+    for nonce in ("abcdefghij", "another", "another"):
+        state.lose("t1", nonce)
     state.close()
     state = State(tmp_path / "state.db", lambda: now[0])
     assert state.machines["abcdefghij"] == rented
     assert state.held() == state.held(nonce="abcdefghij") == state.held(grant="grant1")
     assert [row.task_id for row in state.held()] == ["t1"]
-    assert state.banned("abcdefghij", "w", "chunk_0")
-    assert state.banned("abcdefghij", "w", "chunk_1")
-    assert not state.banned("another", "w", "chunk_0")
-    assert state.lose("t1") == 4
-    now[0] += 11
-    assert not state.banned("abcdefghij", "w", "chunk_1")
+    assert state.banned_until("abcdefghij", "w", "chunk_0") == FOR_EVER_MS
+    assert state.banned_until("abcdefghij", "w", "chunk_1") == now[0] + 10
+    assert not state.banned_until("another", "w", "chunk_0")
+    assert state.losers("t1") == {"abcdefghij", "another"}
     state.close()
 
 
