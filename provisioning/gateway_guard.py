@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from provisioning.gateway_desk import Desk
 from provisioning.gateway_limits import Allowance, TokenBucket
 from provisioning.gateway_tokens import Machine, TokenRefused, Tokens
+from provisioning.gateway_upstream import UpstreamSilent
 
 MOST_BODY_BYTES = 64 << 10  # of a task's result, ours have four kilobytes at most (provisioning.gateway_results)
 MOST_OBJECT_BYTES = 128 << 20  # of any object; the routes behind know better of each
@@ -26,10 +27,12 @@ PATIENCE_S = 10.0  # for a body to begin, and for every
 SLOWEST_BYTES_PER_S = 32_000.0  # of it
 SWALLOW_S = 1.0  # for the rest of a body that nobody wants
 STRANGER_PER_S, STRANGER_BURST = 500.0, 2_000.0
-"""Exchanges of tokens and guesses of grants from one address. Behind a front that hides addresses that is everybody's:
-a thousand machines that start together, and an SDK gives up for ever after five exchanges that failed."""
+"""Exchanges of tokens and guesses of grants from one address, and as many sessions that are none. Behind a front that
+hides addresses that is everybody's: a thousand machines that start together, and an SDK gives up for ever after five
+exchanges that failed."""
 
 _CLEAN = re.compile(rb"/[A-Za-z0-9._~/-]{0,1000}")
+_SILENT = "The server behind the gateway does not answer now."
 _SESSIONS = 20_000  # that are remembered as good
 
 
@@ -41,7 +44,7 @@ class Guard:
         self._desk = desk
         self._tokens = tokens
         self._allowances: dict[str, Allowance] = {}
-        self._strangers: dict[str, TokenBucket] = {}
+        self._strangers: dict[tuple[str, str], TokenBucket] = {}
         self._sessions: dict[str, tuple[Machine, float]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,7 +73,11 @@ class Guard:
         path = scope["path"] if clean else ""
         if path == "/health" or path == "/api/token" or path.startswith("/objects/"):
             return await self._admit_without_session(scope, path)
-        machine = self._session(scope)
+        try:
+            machine = self._session(scope)
+        except HTTPException:
+            self._take_from_strangers(scope, "session")
+            raise
         state["machine"] = machine
         self._allow(scope, machine.nonce)
         self._desk.meet(machine)
@@ -81,18 +88,25 @@ class Guard:
     async def _admit_without_session(self, scope: Scope, path: str) -> int:
         """Health, the exchange of tokens, and objects: below a grant their lease's machine is meant."""
         grant = path.removeprefix("/objects/").partition("/")[0] if path.startswith("/objects/") else ""
-        lease = await self._desk.book.granted(grant) if grant else None
+        try:
+            lease = await self._desk.book.granted(grant) if grant else None
+        except UpstreamSilent:
+            raise HTTPException(503, _SILENT, {"Retry-After": "1"}) from None
         if lease is not None:
             scope["state"]["machine_nonce"] = lease.nonce
             self._allow(scope, lease.nonce)
         else:
-            address = (scope.get("client") or ("",))[0]
-            if len(self._strangers) > _SESSIONS:
-                self._strangers.clear()
-            bucket = self._strangers.setdefault(address, TokenBucket(STRANGER_PER_S, STRANGER_BURST))
-            if not bucket.take(1.0, time.monotonic()):
-                raise HTTPException(429, "asks too often", {"Retry-After": "1"})
+            self._take_from_strangers(scope, "exchange")
         return MOST_OBJECT_BYTES if lease is not None else MOST_TOKEN_BYTES
+
+    def _take_from_strangers(self, scope: Scope, purpose: str) -> None:
+        """Raises HTTPException 429. By purpose: forged sessions must not use up what exchanges of tokens need."""
+        address = (scope.get("client") or ("",))[0]
+        if len(self._strangers) > _SESSIONS:
+            self._strangers.clear()
+        bucket = self._strangers.setdefault((purpose, address), TokenBucket(STRANGER_PER_S, STRANGER_BURST))
+        if not bucket.take(1.0, time.monotonic()):
+            raise HTTPException(429, "asks too often", {"Retry-After": "1"})
 
     def _session(self, scope: Scope) -> Machine:
         """Raises HTTPException 401, whose text is the code that an SDK looks for."""
