@@ -15,7 +15,9 @@ from provisioning.ledger import Ledger
 from workers.messages import DEFAULT_MODEL
 
 OFFERS_PER_SLOT = 5  # tried for one machine in one tick: a market that takes so many away is asked again next tick
-RENTED_KINDS = ("transcribe_chunk", "detect_language")
+RENTED_KINDS = ("transcribe_chunk",)
+"""Of themselves. Not detect_language, which a rented machine may do if asked to: one answer, which nobody can check
+against others, decides how all chunks of a recording are heard."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ _MACHINES = (
     click.option(
         "--tasks",
         metavar="LIST",
-        help="Kinds of tasks for them, separated by commas.  [default: transcribe_chunk,detect_language]",
+        help="Kinds of tasks for them, separated by commas.  [default: transcribe_chunk]",
     ),
     click.option(
         "--within", "within_min", metavar="MINUTES", type=positive, default=30.0, show_default=True,
