@@ -98,8 +98,8 @@ class Gateway:
         self.upstream = Upstream(spec.server, self.metrics.timed)
         opened = lru_cache(256)(lambda address: open_storage(address, settings))
         shares = Shares(spec.canary_share, spec.duplicate_share)
-        probes = Probes(shares) if shares.any else None
         book = LeaseBook()
+        probes = Probes(shares, held=lambda task_id: book.get(task_id) is not None) if shares.any else None
 
         def storage_of(lease: Lease) -> Storage:
             return probes.store(lease) if lease.probe and probes is not None else opened(lease.storage)

@@ -358,6 +358,8 @@ async def _received(request: Request, most: int) -> bytes:
             raise _Refused(408, f"The upload was not whole after {UPLOAD_S:.0f} s.") from None
         except ClientDisconnect:
             raise _Refused(400, "The upload broke off.", loud=False) from None
+        except OSError as error:
+            raise StorageUnavailable(f"An upload cannot be kept here meanwhile: {error.strerror}.") from error
         file.seek(0)
         return file.read()
 

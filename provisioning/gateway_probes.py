@@ -3,8 +3,9 @@
 A *canary* is a chunk whose words are known: from the packaged demo recording, or one that a trusted worker did, or on
 which two machines agreed. A *duplicate* is a chunk that one rented machine did and another is given once more; where
 the two differ a third decides, and where it agrees with neither the audio is taken for the cause. To the machine both
-are tasks like any other: made-up ids, the form of Conductor's, a job whose objects exist in this process only, times
-and audio moved by a little so that neither a name nor a hash is ever seen twice. None of them reaches Conductor.
+are tasks like any other: in the form of Conductor's, of the job it has just worked for where the question fits that job
+(else of a made-up one), with objects that exist in this process only, times and audio moved by a little so that no hash
+is ever seen twice. None of them reaches Conductor.
 
 What is known is kept in memory only and goes with its job: no recording outlives its deletion, or this process.
 
@@ -21,7 +22,8 @@ import statistics
 import threading
 import unicodedata
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from functools import cache
@@ -33,6 +35,7 @@ from numpy.typing import NDArray
 
 from provisioning.gateway_leases import OWNER, Lease, owner_of
 from provisioning.grants import WITHHELD, shown_request
+from workers.chunking import SEARCH_MS
 from workers.errors import ObjectMissing, WhisperfleetError
 from workers.messages import Chunk, ChunkResult, JobInput, JobKeys, JobPlan, LanguageVote
 from workers.models import DEMO, demo_recording
@@ -65,7 +68,9 @@ MOST_KEPT_BYTES = 96 << 20
 MOST_KEPT = 64
 RESPONSE_TIMEOUT_S = 10  # as the task definitions have it
 FORGOTTEN_MS = 1_800_000  # after which a question is over: so long a task may be held
+BOOKED_MS = 5_000  # from which on a question that nobody holds is over; before, it may not be booked yet
 MOST_UNANSWERED = 3
+MOST_REMEMBERED = 10_000  # machines
 ENOUGH_SURE = 8  # canaries from real jobs: no machine gets one twice in a hundred chunks
 HEARS_SYNTHETIC = ("small", "medium", "large", "turbo", "distil-")
 """How the models are called that surely understand the demo recording; of others too little is known."""
@@ -128,6 +133,16 @@ class Known:
 
 
 @dataclass
+class _Worked:
+    """The job that a machine last had a real task of: its ids, its plan, and the chunks the machine was given."""
+
+    job: str
+    workflow_id: str
+    plan: JobPlan
+    had: set[int] = field(default_factory=set)
+
+
+@dataclass
 class _Asked:
     """One question in a machine's hands: the made-up job's objects."""
 
@@ -141,10 +156,17 @@ class _Asked:
 class Probes:
     """shares: how often. model: of canaries from the demo recording while no job was seen yet; None: wait for one.
 
-    rng: a test's, for the same questions again.
+    rng: a test's, for the same questions again. held: whether a task is still in a machine's hands, by its id: a
+    question that is not, and was not judged, counts as not answered.
     """
 
-    def __init__(self, shares: Shares, model: str | None = None, rng: random.Random | None = None) -> None:
+    def __init__(
+        self,
+        shares: Shares,
+        model: str | None = None,
+        rng: random.Random | None = None,
+        held: Callable[[str], bool] = lambda task_id: True,
+    ) -> None:
         self._shares = shares
         self._rng = rng or random.SystemRandom()
         self._request = JobInput(media=WITHHELD, model=model) if model else None
@@ -153,6 +175,8 @@ class Probes:
         self._due: dict[str, str] = {}  # nonce to "canary" or "duplicate"
         self._met: set[str] = set()
         self._unanswered: dict[str, int] = {}
+        self._held = held
+        self._worked: OrderedDict[str, _Worked] = OrderedDict()  # by nonce
         self._owed: dict[str, str] = {}  # nonce to what two others found it wrong in
         self._lock = threading.Lock()
 
@@ -205,11 +229,22 @@ class Probes:
             return
         with self._lock:
             self._request = shown_request(plan.request)
+            self._remember(lease, plan)
             drawn = self._rng.random()
             if drawn < self._shares.canary:
                 self._due[lease.nonce] = "canary"
             elif drawn < self._shares.canary + self._shares.duplicate:
                 self._due[lease.nonce] = "duplicate"
+
+    def _remember(self, lease: Lease, plan: JobPlan) -> None:
+        worked = self._worked.get(lease.nonce)
+        if worked is None or worked.job != lease.job:
+            worked = self._worked[lease.nonce] = _Worked(lease.job, lease.workflow_id, plan)
+        worked.workflow_id = lease.workflow_id
+        worked.had.add(lease.index or 0)
+        self._worked.move_to_end(lease.nonce)
+        while len(self._worked) > MOST_REMEMBERED:
+            self._worked.popitem(last=False)
 
     def stored(self, lease: Lease, plan: JobPlan, store: Storage) -> None:
         """A real result was stored: keep it for another machine to do again, and look for one of a trusted worker.
@@ -232,7 +267,7 @@ class Probes:
 
     def _chosen(self, nonce: str, now_ms: int) -> Known | None:
         """What this machine is to be asked now, if anything: one question at a time."""
-        self._asked = {id_: asked for id_, asked in self._asked.items() if now_ms - asked.since_ms < FORGOTTEN_MS}
+        self._forget(now_ms)
         first = self._shares.canary > 0 and nonce not in self._met
         wanted = "canary" if first else self._due.get(nonce)
         if wanted is None or any(asked.nonce == nonce for asked in self._asked.values()):
@@ -240,14 +275,49 @@ class Probes:
         if wanted == "duplicate":
             waiting = [known for known in self._kept if not known.sure and known.may_ask(nonce)]
             disputed = [known for known in waiting if known.other_by]
-            return self._rng.choice(disputed or waiting) if waiting else None
+            return self._rng.choice(self._fitting(disputed or waiting, nonce)) if waiting else None
         if self._request is None:
             return None
         model = self._request.model
         sure = [known for known in self._kept if known.sure and known.may_ask(nonce) and known.request.model == model]
         if sure and model != DEMO:
-            return self._rng.choice(sure)
+            return self._rng.choice(self._fitting(sure, nonce))
         return self._from_demo(self._request) if model == DEMO or model.startswith(HEARS_SYNTHETIC) else None
+
+    def _forget(self, now_ms: int) -> None:
+        """Questions that are over without an answer: put aside, kept in silence, broken off. Else who holds one for
+        ever would never be asked another."""
+        for task_id, asked in list(self._asked.items()):
+            age_ms = now_ms - asked.since_ms
+            if age_ms >= FORGOTTEN_MS or (age_ms >= BOOKED_MS and not self._held(task_id)):
+                del self._asked[task_id]
+                wrong = self._not_answered(asked.nonce, {"reason": "it was not handed in"})
+                if wrong is not None:
+                    self._owed[asked.nonce] = wrong
+
+    def _fitting(self, found: list[Known], nonce: str) -> list[Known]:
+        """Those that can be asked as part of the job that this machine works for; all, where none can."""
+        return [known for known in found if self._borrowed(known, nonce) is not None] or found
+
+    def _borrowed(self, known: Known, nonce: str) -> tuple[_Worked, int] | None:
+        """The job that the machine works for and an index of it that it was not given, if this can be a chunk of it:
+        recognized with the same settings, in the same language."""
+        worked = self._worked.get(nonce)
+        if worked is None:
+            return None
+        asked, same_job = shown_request(worked.plan.request), known.origin is not None and (
+            known.origin[1] == JobKeys(worked.job).plan
+        )  # fmt: skip
+        from_demo = known.origin is None and asked.model == known.request.model
+        if from_demo:
+            fits = asked.language == "en" and asked.task == "transcribe"
+        else:
+            fits = known.request == asked and (same_job or asked.language != "auto")
+        left = sorted(set(range(worked.plan.chunk_count)) - worked.had) if fits else []
+        if not left:
+            return None
+        own = next((index for index in left if same_job and known.name == JobKeys(worked.job).result(index)), None)
+        return worked, self._rng.choice(left) if own is None else own
 
     def _from_demo(self, request: JobInput) -> Known:
         """Some sentences in a row, another stretch each time: of 21 there are a hundred stretches of three to eight."""
@@ -292,14 +362,29 @@ class Probes:
     # ---- asking ----
 
     def _made_up(self, known: Known, nonce: str, now_ms: int) -> dict[str, Any]:
-        job = self._rng.getrandbits(128).to_bytes(16, "big").hex()
-        index = self._rng.randrange(_LATEST_INDEX)
         trimmed = self._rng.randrange(10, 60)  # ms of the pause at the start; nothing is the same as the last time
-        start_ms = self._rng.randrange(_LATEST_MS) if index else 0
         samples = known.samples[trimmed * SAMPLES_PER_MS :]
-        span = Span.of(start_ms, start_ms + len(samples) // SAMPLES_PER_MS)
+        length_ms = len(samples) // SAMPLES_PER_MS
+        with self._lock:
+            borrowed = self._borrowed(known, nonce)
+            if borrowed is not None:
+                borrowed[0].had.add(borrowed[1])
+        if borrowed is None:
+            job = self._rng.getrandbits(128).to_bytes(16, "big").hex()
+            workflow_id = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+            index = self._rng.randrange(_LATEST_INDEX)
+            start_ms = self._rng.randrange(_LATEST_MS) if index else 0
+            plan = _plan(job, index, Span.of(start_ms, start_ms + length_ms), known)
+        else:
+            worked, index = borrowed
+            job, workflow_id = worked.job, worked.workflow_id
+            hidden = {"request": shown_request(worked.plan.request), "media_name": WITHHELD, "media_identity": WITHHELD}
+            plan = worked.plan.model_copy(update=hidden)
+            moved_ms = self._rng.randrange(-SEARCH_MS // 4, SEARCH_MS // 4)  # a cut is near where it was wanted
+            cuts = plan.wanted_cuts_ms
+            start_ms = max(plan.span.start_ms, cuts[index - 1] + moved_ms) if index else plan.span.start_ms
         task_id = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
-        objects = _objects(job, index, span, samples, known)
+        objects = _objects(plan, index, Span.of(start_ms, start_ms + length_ms), samples, known)
         with self._lock:
             self._asked[task_id] = _Asked(known, objects, trimmed, nonce, now_ms)
             self._met.add(nonce)
@@ -308,7 +393,7 @@ class Probes:
             "taskType": KIND,
             "taskDefName": KIND,
             "taskId": task_id,
-            "workflowInstanceId": str(uuid.UUID(int=self._rng.getrandbits(128), version=4)),
+            "workflowInstanceId": workflow_id,
             "referenceTaskName": f"chunk_{index}",
             "status": "IN_PROGRESS",
             "workerId": owner_of(nonce),
@@ -469,11 +554,9 @@ class MemoryStorage:
         """There is always room for a result."""
 
 
-def _objects(job: str, index: int, span: Span, samples: Samples, known: Known) -> MemoryStorage:
-    keys = JobKeys(job)
-    audio = _flac(samples)
-    chunk = Chunk(index=index, core=span, audio=span, audio_sha256=hashlib.sha256(audio).hexdigest())
-    plan = JobPlan(
+def _plan(job: str, index: int, span: Span, known: Known) -> JobPlan:
+    """Of a made-up job."""
+    return JobPlan(
         job=job,
         request=known.request,
         media_name=WITHHELD,
@@ -483,6 +566,12 @@ def _objects(job: str, index: int, span: Span, samples: Samples, known: Known) -
         wanted_cuts_ms=(span.start_ms,) * index,
         language_samples=1 if known.request.language == "auto" and known.language else 0,
     )
+
+
+def _objects(plan: JobPlan, index: int, span: Span, samples: Samples, known: Known) -> MemoryStorage:
+    keys = JobKeys(plan.job)
+    audio = _flac(samples)
+    chunk = Chunk(index=index, core=span, audio=span, audio_sha256=hashlib.sha256(audio).hexdigest())
     objects = {
         keys.plan: plan.model_dump_json().encode(),
         keys.chunk(index): chunk.model_dump_json().encode(),

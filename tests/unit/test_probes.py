@@ -215,6 +215,63 @@ def test_a_question_that_was_forgotten_is_asked_again() -> None:
     assert probes.judge(lost, {}) is None
 
 
+def test_a_question_that_is_over_without_an_answer_counts_and_blocks_no_other() -> None:
+    """Put aside, taken back for silence, broken: whatever ended it, nobody holds it any more."""
+    held: set[str] = set()
+    probes, _, plan = canary_ready(canary=1.0)
+    probes._held = held.__contains__
+    for turn in range(4):
+        probes.handed(lease(nonce=A, index=0), plan)
+        mine = asked(probes, A, turn * 10_000)
+        assert mine is not None
+        assert asked(probes, A, turn * 10_000 + 4_000) is None, "it may not be booked yet"
+        held.add(mine.task_id)
+        assert asked(probes, A, turn * 10_000 + 8_000) is None, "one question at a time"
+        held.clear()
+    assert "3 chunks in a row" in probes._owed[A]
+
+
+def test_a_question_is_of_the_job_the_machine_works_for() -> None:
+    probes, _, plan = canary_ready(canary=1.0)
+    probes.handed(real := lease(nonce=A, index=0), plan)
+    mine = asked(probes, A)
+    assert mine is not None
+    assert (mine.job, mine.workflow_id) == (real.job, real.workflow_id)
+    assert mine.index in (1, 2)
+    store = probes.store(mine)
+    there, here = (
+        json.loads(shown("transcribe_chunk", KEYS.plan, data))
+        for data in (store.get_bytes(KEYS.plan), plan.model_dump_json().encode())
+    )
+    assert there == here, "its plan is the job's"
+    assert "secret" not in "".join(store.get_bytes(key).decode("latin-1") for key in store.keys(""))
+    chunk = Chunk.model_validate_json(store.get_bytes(KEYS.chunk(mine.index)))
+    assert abs(chunk.audio.start_ms - plan.wanted_cuts_ms[mine.index - 1]) < 15_000
+    assert answer(probes, mine, words()) is None
+    seen = {0, mine.index}
+    probes.handed(lease(nonce=A, index=0), plan)
+    second = asked(probes, A)
+    assert second is not None
+    assert second.index not in seen
+    answer(probes, second, words())
+    probes.handed(lease(nonce=A, index=0), plan)
+    third = asked(probes, A)
+    assert third is not None
+    assert third.job != real.job, "all of its chunks were given: one of another job"
+
+
+@pytest.mark.parametrize("other", [{"language": "de"}, {"task": "translate"}, {"beam_size": 2}, {"model": "an/other"}])
+def test_a_question_that_the_job_would_answer_otherwise_is_of_a_made_up_one(other: dict[str, Any]) -> None:
+    probes, _, plan = canary_ready(canary=1.0)
+    request = plan.request.model_copy(update=other)
+    real = lease(nonce=A, index=0)
+    probes._request = plan.request
+    probes._remember(real, plan.model_copy(update={"request": request}))
+    mine = asked(probes, A)
+    assert mine is not None
+    assert mine.job != real.job
+
+
 def test_shares_are_kept() -> None:
     probes, _, plan = canary_ready(canary=0.1)
     first = asked(probes, A)
