@@ -18,7 +18,8 @@ import httpx
 import jwt
 import pytest
 
-from provisioning import gateway_desk, gateway_guard
+from provisioning import gateway_desk, gateway_guard, gateway_leases
+from provisioning.gateway_faults import MOST_ASIDES
 from provisioning.gateway_limits import Allowance, TokenBucket
 from provisioning.gateway_protocol import PatientProtocol
 from provisioning.gateway_tokens import Machine, Tokens
@@ -421,6 +422,90 @@ def test_a_task_cannot_be_kept_for_ever(
         assert machine.post("/tasks", json=update(task, "IN_PROGRESS", extendLease=True)).status_code == 403
         assert "too long" in refusals.one()["reason"]
         assert gateway.said("taken_back", "hoarder001")
+
+
+def test_a_silent_machine_costs_a_task_no_attempt_and_does_not_get_it_again(
+    gateway: OpenGateway, conductor: Conductor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_leases, "SILENT_SHARE", 0.1)
+    with (
+        chunks(conductor.url, folder / "home", 1) as job,
+        gateway.machine("saynothing") as silent,
+        gateway.machine("honest0004") as honest,
+    ):
+        task = polled(silent)
+        again = polled(honest)
+        assert (again["taskId"], again["retryCount"]) == (task["taskId"], 0)
+        assert finish(honest, job, again).status_code == 200
+        assert silent.post("/tasks", json=update(task, "COMPLETED", job.output(0))).status_code == 403
+        assert job.ended() == "COMPLETED"
+        assert {one["retryCount"] for one in job.attempts("chunk_0")} == {0}
+        assert len(gateway.said("handed_out", "saynothing")) == 1
+
+
+def test_a_task_is_not_hidden_by_putting_it_aside(gateway: OpenGateway, conductor: Conductor, folder: Path) -> None:
+    with (
+        chunks(conductor.url, folder / "home", 1) as job,
+        gateway.machine("hider00001") as hider,
+        gateway.machine("honest0005") as honest,
+    ):
+        for _ in range(MOST_ASIDES):
+            task = polled(hider)
+            aside = update(task, "IN_PROGRESS", {"waiting": True}, callbackAfterSeconds=1)
+            assert hider.post("/tasks", json=aside).status_code == 200
+        again = polled(honest)
+        assert (again["taskId"], again["retryCount"]) == (task["taskId"], 0)
+        assert [line["seconds"] for line in gateway.said("put_aside", "hider00001")] == [1, 1, 0]
+        assert finish(honest, job, again).status_code == 200
+
+
+def test_a_task_whose_chunk_is_not_cut_may_be_put_aside_again_and_again(
+    gateway: OpenGateway, conductor: Conductor, folder: Path
+) -> None:
+    with chunks(conductor.url, folder / "home", 1) as job, gateway.machine("early00001") as machine:
+        job.storage.discard([job.keys.chunk(0)])
+        for _ in range(MOST_ASIDES + 1):
+            aside = update(polled(machine), "IN_PROGRESS", {"waiting": True}, callbackAfterSeconds=1)
+            assert machine.post("/tasks", json=aside).status_code == 200
+        assert {line["seconds"] for line in gateway.said("put_aside", "early00001")} == {1}
+
+
+def test_what_a_liar_has_stored_is_not_what_the_next_machine_finds(
+    gateway: OpenGateway, conductor: Conductor, folder: Path
+) -> None:
+    with (
+        chunks(conductor.url, folder / "home", 1) as job,
+        gateway.machine("planter001") as planter,
+        gateway.machine("honest0006") as honest,
+    ):
+        task = polled(planter)
+        key = job.keys.result(0)
+        planted = job.result(0, language="de").model_dump_json().encode()
+        assert BARE.put(objects(task, key), content=planted).status_code == 204
+        assert planter.post("/tasks", json=update(task, "COMPLETED", job.output(0, audio_ms=1))).status_code == 400
+        assert not job.storage.exists(key)
+        again = polled(honest)
+        assert BARE.get(objects(again, key)).status_code == 404
+        assert finish(honest, job, again).status_code == 200
+
+
+def test_an_upload_that_comes_after_the_task_was_handed_in_replaces_nothing(
+    gateway: OpenGateway, conductor: Conductor, folder: Path
+) -> None:
+    with chunks(conductor.url, folder / "home", 1) as job, gateway.machine("latecomer1") as machine:
+        task, key = polled(machine), job.keys.result(0)
+        first, second = (job.result(0, seconds={"inference": took}).model_dump_json().encode() for took in (1.0, 2.0))
+        assert BARE.put(objects(task, key), content=first).status_code == 204
+        before = job.storage.get_bytes(key)
+
+        def late() -> Iterator[bytes]:
+            yield second[:10]
+            assert machine.post("/tasks", json=update(task, "COMPLETED", job.output(0))).status_code == 200
+            yield second[10:]
+
+        assert BARE.put(objects(task, key), content=late()).status_code == 403
+        assert job.storage.get_bytes(key) == before
+        assert job.ended() == "COMPLETED"
 
 
 def test_a_body_that_is_too_large_is_not_read(gateway: OpenGateway, stranger: httpx.Client) -> None:
