@@ -79,7 +79,7 @@ def _checks(place: "Place", image: str | None) -> tuple[tuple[str, Callable[[], 
         ("Gateway's clock", lambda: clock_agrees("the gateway's", f"{place.renting.gateway}/health", place.time.now)),
         ("Gateway's other side", lambda: gateway_governed(place)),
         ("Conductor server", lambda: server_answers(place)),
-        ("Vast.ai's clock", lambda: clock_agrees("Vast.ai's", place.renting.vast_url or VAST, place.time.now)),
+        ("Vast.ai's clock", lambda: market_clock_agrees(place)),
         ("Account", lambda: account_ready(place)),
         ("Controller", lambda: controller_alone(place)),
     )
@@ -163,10 +163,33 @@ def _ask_health(url: str) -> None:
         )
 
 
+class ClockOff(ServerError):
+    """Two clocks are known to differ by more than MAX_SKEW_S."""
+
+
+def market_clock_agrees(place: "Place") -> str:
+    """Raises ClockOff; another ServerError where the market does not answer."""
+    return clock_agrees("Vast.ai's", place.renting.vast_url or VAST, place.time.now)
+
+
+def clock_warning(place: "Place") -> str | None:
+    """The sentence where this machine's clock is known not to be the market's; for commands that end machines.
+
+    None also where the market does not tell its time: the command itself will say what is the matter.
+    """
+    try:
+        market_clock_agrees(place)
+    except ClockOff as error:
+        return str(error)
+    except (ServerError, _Note):
+        return None
+    return None
+
+
 def clock_agrees(whose: str, url: str, now: Now = time.time) -> str:
     """By the answer's Date, whatever else it says; half a second is what that rounds away.
 
-    Raises ServerError where the clocks differ by more than MAX_SKEW_S.
+    Raises ClockOff where the clocks differ by more than MAX_SKEW_S, ServerError where nobody answers.
     """
     began = now()
     try:
@@ -179,7 +202,7 @@ def clock_agrees(whose: str, url: str, now: Now = time.time) -> str:
     except (KeyError, ValueError):
         raise _Note(f"{url} does not say what time it has") from None
     if abs(ahead) > MAX_SKEW_S:
-        raise ServerError(
+        raise ClockOff(
             f"This machine's clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} {whose}: set it by "
             "NTP, as the end of every token and machine is reckoned by it."
         )

@@ -1,31 +1,51 @@
 """Being a fleet's controller, starting one in the background, or asking the one that runs: what commands have of it."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Self
 
 from provisioning.cloud import OfferQuery
 from provisioning.demand import ConductorDemand, DemandSource, Gateway, GatewayAdmin, GatewaySilent
 from provisioning.fleet import Demand, Limits, WorkerNews
 from provisioning.fleet_display import NOBODY_SAID_USD, FleetDisplay
-from provisioning.fleet_glance import books, glance, note_limits
+from provisioning.fleet_glance import books, glance
 from provisioning.fleet_offering import Wanted, specification
-from provisioning.fleet_place import Place
+from provisioning.fleet_place import Place, Time
 from provisioning.ledger import Ledger, Wish
 from provisioning.reconcile import Controller
 from provisioning.renting import FleetSpec
 from provisioning.status import FleetStatus
-from workers.errors import OptionError, ServerError, WhisperfleetError
+from workers.errors import ServerError, WhisperfleetError
 
 LOOK_S = 2.0
 START_S = 30.0  # the market's client alone takes a second or two to load
 PATIENCE_S = 15 * 60.0
 HOLD_S = 900.0
 """What `up` has rented is kept for so long although nothing waits yet: a boot takes minutes, and so does a command."""
+HEED_S = 1.0  # how soon a controller that waits for its next tick sees what another command wishes
+
+
+class Attentive:
+    """The controller's clock: a wait ends early where another command has wished something meanwhile."""
+
+    def __init__(self, time: Time, ledger: Ledger) -> None:
+        self._time = time
+        self._ledger = ledger
+
+    def now_ms(self) -> int:
+        return self._time.now_ms()
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        end = self._time.monotonic() + seconds
+        before = self._ledger.wished()
+        while not stop.is_set() and (left := end - self._time.monotonic()) > 0 and self._ledger.wished() == before:
+            self._time.wait(min(left, HEED_S), stop)
 
 
 class Stoppable(Controller):
@@ -55,8 +75,8 @@ def control(place: Place, wanted: Wanted) -> Iterator[Running]:
     with place.ledger() as ledger, closing(ConductorDemand(place.server, place.gateway, spec.kinds)) as demand:
         controller = _controller(place, spec, place.gateway, demand, ledger)
         with controller:
-            note_limits(place, spec.limits)
-            _begin_anew(ledger)
+            ledger.note("limits", asdict(spec.limits))
+            ledger.note("wanted", asdict(wanted))
             yield Running(controller, ledger)
 
 
@@ -73,15 +93,16 @@ def ending(place: Place) -> Iterator[Running]:
         yield Running(controller, ledger)
 
 
-def start_in_background(place: Place, wanted: Wanted, hold_s: float = HOLD_S) -> int:
+def start_in_background(place: Place, wanted: Wanted) -> int:
     """A `fleet run` of its own, which lives until its fleet is gone and nothing waits; its process id.
 
-    Raises ServerError with what it said where it ends at once.
+    In a session of its own: a terminal that is closed does not end it. Raises ServerError with what it said where it
+    ends at once.
     """
     place.log.parent.mkdir(parents=True, exist_ok=True)
     with place.log.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "workflows.cli", "fleet", "run", *_arguments(place, wanted, hold_s)],
+            [sys.executable, "-m", "workflows.cli", "fleet", "run", *_arguments(place, wanted)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -91,26 +112,35 @@ def start_in_background(place: Place, wanted: Wanted, hold_s: float = HOLD_S) ->
     end = place.time.monotonic() + START_S
     while not place.controlled():
         if process.poll() is not None:
-            tail = place.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            raise ServerError(
-                f"The controller of fleet '{place.fleet}' ended at once ({''.join(tail) or 'it said nothing'}): its "
-                f"machines are rented; run `whisperfleet fleet run` or `fleet down`, and see {place.log}."
-            )
+            raise ServerError(f"The controller of fleet '{place.fleet}' ended at once: {last_words(place)}")
         if place.time.monotonic() > end:
             break
         place.time.sleep(0.1)
     return process.pid
 
 
-def wish(place: Place, wish: Wish) -> None:
-    """Tell the controller that runs. Raises OptionError where none does on this machine."""
-    if not place.controlled():
-        raise OptionError(
-            f"No controller of fleet '{place.fleet}' runs on this machine: start one by "
-            f"`whisperfleet fleet run --fleet {place.fleet}`."
-        )
+def last_words(place: Place) -> str:
+    """The last line that a controller in the background wrote, and where the others are."""
+    try:
+        said = place.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+    except FileNotFoundError:
+        said = []
+    words = "".join(said).removeprefix("Error: ").rstrip(".")
+    return f"{words or 'it said nothing'} (see {place.log})."
+
+
+def wish(place: Place, change: Callable[[Wish], Wish]) -> Wish:
+    """Tell the controller that runs, or the next one that does."""
     with place.ledger() as ledger:
-        ledger.wish(wish)
+        return ledger.rewish(change)
+
+
+def ended_for_now(place: Place) -> bool:
+    """Is the fleet one that was asked to end, and rents nothing until somebody wishes otherwise?"""
+    if not place.database.exists():
+        return False
+    with place.ledger() as ledger:
+        return ledger.wished().phase != "run"
 
 
 def follow(
@@ -126,43 +156,71 @@ def follow(
         display.update(now)
         if fulfilled(now) or not place.controlled() or place.time.monotonic() >= end:
             return now
-        place.time.sleep(LOOK_S)
+        place.time.sleep(min(LOOK_S, max(0.1, end - place.time.monotonic())))
 
 
-def hold(running: Running, wanted: Wanted, hold_s: float, now_ms: int) -> Callable[[FleetStatus], None]:
-    """Keep `min_gpus` machines while there is work, and before there was any for `hold_s`; none where all is done.
+@dataclass
+class Hold:
+    """Keeps machines for which there is no work yet: while there is work, and before there is any for `seconds`.
 
-    Leaves it to whoever wishes otherwise meanwhile. The result is to be called with each status.
+    As many as are given here, or as `up` wished of the controller since, from then on; none where all is done. What
+    `scale` says goes before. To be called with each status.
     """
-    end_ms = now_ms + round(hold_s * 1000)
-    wishes = [Wish(min_instances=wanted.min_gpus)]
-    running.ledger.wish(wishes[-1])
-    worked = False
 
-    def look(now: FleetStatus) -> None:
-        nonlocal worked
+    running: Running
+    own: int
+    seconds: float
+    since_ms: int
+    _count: int = field(default=0, init=False)
+    _worked: bool = field(default=False, init=False)
+    _heard: int | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._count = self.own
+        self.listen(self.since_ms)
+
+    def __call__(self, now: FleetStatus) -> None:
+        self.listen(now.at_ms)
         work = now.demand.queued_tasks + now.demand.held_tasks > 0
-        worked = worked or work
-        keeps = work or not now.demand.known or (not worked and now.at_ms < end_ms)
-        wanted_now = Wish(min_instances=wanted.min_gpus if keeps else 0)
-        if wanted_now != wishes[-1] and running.ledger.wished() == wishes[-1]:
-            running.ledger.wish(wanted_now)
-            wishes.append(wanted_now)
+        self._worked = self._worked or work
+        early = not self._worked and now.at_ms < self.since_ms + self.seconds * 1000
+        self.running.controller.held = self._count if work or not now.demand.known or early else 0
 
-    return look
+    def listen(self, now_ms: int) -> None:
+        """Begin again where somebody wished so lately. What was wished of a controller long gone is over."""
+        wish = self.running.ledger.wished()
+        before, self._heard = self._heard, wish.held_since_ms
+        if self._heard is None:
+            self._count = self.own
+        elif self._heard != before and now_ms - self._heard < self.seconds * 1000:
+            self._count, self.since_ms, self._worked = wish.held_instances or 0, self._heard, False
+        self.running.controller.held = self._count
+
+
+@contextmanager
+def interrupted_by_any_end() -> Iterator[None]:
+    """SIGTERM, and SIGHUP where it is not ignored, are as Ctrl-C: for who only follows. Main thread only."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _controller(place: Place, spec: FleetSpec, gateway: Gateway, demand: DemandSource, ledger: Ledger) -> Stoppable:
-    return Stoppable(spec, place.cloud, gateway, demand, ledger, clock=place.time, say=lambda _: None)
+    clock = Attentive(place.time, ledger)
+    return Stoppable(spec, place.cloud, gateway, demand, ledger, clock=clock, say=lambda _: None)
 
 
-def _begin_anew(ledger: Ledger) -> None:
-    """What was wished of a fleet that is gone is over; while machines live it holds, also for a new controller."""
-    if all(intent.state == "closed" for intent in ledger.intents()):
-        ledger.wish(Wish())
-
-
-def _arguments(place: Place, wanted: Wanted, hold_s: float) -> Sequence[str]:
+def _arguments(place: Place, wanted: Wanted) -> Sequence[str]:
     """The options of `fleet run` that say what these say. The key goes by its file or by the environment."""
     given: dict[str, object] = {
         "--fleet": place.fleet,
@@ -171,8 +229,6 @@ def _arguments(place: Place, wanted: Wanted, hold_s: float) -> Sequence[str]:
         "--server": place.settings.server,
         "--vast-key-file": place.renting.vast_key_file and place.renting.vast_key_file.absolute(),
         "--gpus": wanted.gpus,
-        "--min-gpus": wanted.min_gpus,
-        "--hold": hold_s,
         "--max-price": wanted.max_price,
         "--budget": wanted.budget,
         "--max-usd-per-hour": wanted.max_usd_per_hour,

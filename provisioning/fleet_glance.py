@@ -5,7 +5,7 @@ and the database, where there is one, for what was meant and spent.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from provisioning import budget, status
@@ -33,6 +33,7 @@ class Books:
     speeds: Speeds = field(default_factory=Speeds)
     limits: Limits | None = None
     told: FleetStatus | None = None
+    wanted: Mapping[str, Any] = field(default_factory=dict)  # `Wanted` of the controller that began last
 
 
 def books(place: Place) -> Books:
@@ -47,13 +48,8 @@ def books(place: Place) -> Books:
             ledger.speeds(),
             limits and Limits(**limits),
             told and status_from(told),
+            ledger.noted("wanted") or {},
         )
-
-
-def note_limits(place: Place, limits: Limits) -> None:
-    """Keep what the person who pays has said, for the commands that show or end this fleet later."""
-    with place.ledger() as ledger:
-        ledger.note("limits", asdict(limits))
 
 
 def glance(place: Place) -> FleetStatus:

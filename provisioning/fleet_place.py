@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from provisioning.cloud import Cloud, CloudRefused
 from provisioning.ledger import Ledger, database
 from provisioning.locks import FileLock
+from provisioning.steady import SteadyEpoch
 from workers import settings as environment
 from workers.errors import OptionError, ServerError
 from workers.settings import FleetSettings, Settings
@@ -41,9 +42,12 @@ class Given:
 class Time:
     """The time that a command lives in: this machine's. Tests give one that costs no waiting."""
 
+    def __init__(self) -> None:
+        self._epoch = SteadyEpoch()
+
     def now(self) -> float:
         """Epoch seconds."""
-        return time.time()
+        return self._epoch.ns() / 1e9
 
     def monotonic(self) -> float:
         return time.monotonic()

@@ -27,7 +27,10 @@ wait_option = click.option(
 @fleet_options
 @json_option
 def drain(place: "Place", patience_s: float, as_json: bool) -> None:
-    """Rent nothing more, let every machine finish the chunks it holds, and end it. Exit code 8 while some are left."""
+    """Rent nothing more, let every machine finish the chunks it holds, and end it. Exit code 8 while some are left.
+
+    The fleet rents nothing afterwards, whichever controller runs, until `fleet scale` or `up` want machines again.
+    """
     _end(place, "drain", patience_s, as_json)
 
 
@@ -38,26 +41,48 @@ def drain(place: "Place", patience_s: float, as_json: bool) -> None:
 def down(place: "Place", patience_s: float, as_json: bool) -> None:
     """End every machine of the fleet; what they hold is done again elsewhere.
 
-    It is over when lists of the market, 20 s apart and more, show none of them. Exit code 8 while some are left.
+    It is over when lists of the market, 20 s apart and more, show none of them. Exit code 8 while some are left. The
+    fleet rents nothing afterwards, whichever controller runs, until `fleet scale` or `up` want machines again.
     """
     _end(place, "down", patience_s, as_json)
 
 
 def _end(place: "Place", mode: Literal["drain", "down"], patience_s: float, as_json: bool) -> None:
-    from provisioning.fleet_checkup import client_installed
+    from provisioning.fleet_checkup import client_installed, clock_warning
+    from provisioning.fleet_control import wish
     from provisioning.fleet_display import make_display
+    from provisioning.ledger import Wish
+    from provisioning.status import still_alive
 
     client_installed()
+    end = place.time.monotonic() + patience_s
+    cancelled = False
     with make_display(as_json, sys.stdout.isatty()) as display:
-        if place.controlled():
-            now, cancelled = _ask(place, mode, patience_s, display), False
-        else:
-            now, cancelled = _do(place, mode, patience_s, display)
-        from provisioning.status import still_alive
-
-        display.note(still_alive(now))
+        warning = clock_warning(place)
+        if warning:
+            display.note(f"Warning: {warning}")
+        controlled = place.controlled()
+        wish(place, lambda _: Wish("drain" if mode == "drain" else "close"))
+        if controlled:
+            now = _ask(place, mode, patience_s, display)
+        if not controlled or (now.lines and not place.controlled()):
+            now, cancelled = _do(place, mode, max(0.0, end - place.time.monotonic()), display)
+        display.note(f"{still_alive(now)} {_afterwards(place, now, cancelled)}")
     if now.lines:
         sys.exit(CANCELLED if cancelled else LEFT)
+
+
+def _afterwards(place: "Place", now: "FleetStatus", cancelled: bool) -> str:
+    """What holds from now on."""
+    if now.lines and not cancelled and place.controlled():
+        return (
+            "Its controller has not ended them in time, and is still to: "
+            f"`whisperfleet fleet reap --all --fleet {place.fleet}` ends them without it."
+        )
+    return (
+        f"Fleet '{place.fleet}' rents nothing more, whichever controller runs; "
+        f"`whisperfleet fleet scale auto --fleet {place.fleet}` lets it rent again."
+    )
 
 
 def _do(
@@ -85,14 +110,22 @@ def _do(
 
 
 def _ask(place: "Place", mode: Literal["drain", "down"], patience_s: float, display: "FleetDisplay") -> "FleetStatus":
-    """The controller ends them and then itself; what is there then is looked for once more, by another's eyes."""
-    from provisioning.fleet_control import follow, wish
+    """The controller ends them; when it says that nothing is left, that is looked for by another's eyes."""
+    from provisioning.fleet_control import follow
     from provisioning.fleet_glance import books, look
-    from provisioning.ledger import Wish
+    from provisioning.reconcile import LISTS_APART_MS
 
     display.note(f"A controller of fleet '{place.fleet}' runs: it is asked to end its machines.")
-    wish(place, Wish("drain" if mode == "drain" else "close"))
-    follow(place, display, lambda _: False, patience_s)
+    asked_ms = place.time.now_ms()
+    clean_ms: int | None = None
+
+    def gone(now: "FleetStatus") -> bool:
+        nonlocal clean_ms
+        seen = now.phase == mode and now.at_ms >= asked_ms and now.blind_since_ms is None and not now.lines
+        clean_ms = None if not seen else now.at_ms if clean_ms is None else clean_ms
+        return clean_ms is not None and now.at_ms - clean_ms >= LISTS_APART_MS
+
+    follow(place, display, gone, patience_s)
     return look(place, books(place))
 
 
@@ -121,12 +154,16 @@ def reap(place: "Place", everything: bool, grace_s: float, patience_s: float, as
     from dataclasses import asdict
 
     from provisioning import reaper
-    from workers.errors import OptionError
+    from provisioning.fleet_checkup import clock_warning
+    from workers.errors import OptionError, ServerError
 
     source = click.get_current_context().get_parameter_source("fleet")
     named = source is not click.core.ParameterSource.DEFAULT
     if everything and not named:
         raise OptionError("--all ends every machine of a fleet: name the fleet by --fleet.")
+    warning = clock_warning(place)
+    if warning and not everything:  # by a clock that is ahead it would end what others still use
+        raise ServerError(warning)
     say = (lambda _: None) if as_json else print
     time = place.time
     if everything:

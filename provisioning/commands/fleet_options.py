@@ -4,9 +4,12 @@ import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from provisioning.fleet_offering import Wanted
 
 Decorated = Callable[..., None]
 Option = Callable[[Decorated], Decorated]
@@ -99,6 +102,19 @@ def renting_options(command: Decorated) -> Decorated:
     return _with(_gathering(command), (*_MONEY, *_MARKET, *_MACHINES))
 
 
+def said(context: click.Context, wanted: "Wanted") -> "dict[str, tuple[str, Any]]":
+    """What was typed about machines and money, but not how many: option -> (field of Wanted, value as in JSON)."""
+    fields = {"within_min": "within_s", "ttl_h": "ttl_s"}
+    found = {}
+    for option in context.command.params:
+        name = fields.get(option.name or "", option.name or "")
+        typed = context.get_parameter_source(option.name or "") is not click.core.ParameterSource.DEFAULT
+        if typed and name not in ("gpus", "min_gpus") and hasattr(wanted, name):
+            value = getattr(wanted, name)
+            found[option.opts[0]] = (name, list(value) if isinstance(value, tuple) else value)
+    return found
+
+
 def _gathering(command: Decorated) -> Decorated:
     @functools.wraps(command)
     def gathered(**given: Any) -> None:
@@ -110,6 +126,7 @@ def _gathering(command: Decorated) -> Decorated:
         for name, field, factor in (("within_min", "within_s", 60), ("ttl_h", "ttl_s", 3600)):
             if name in values:
                 values[field] = values.pop(name) * factor
+        values["gpu"] = tuple(" ".join(name.replace("_", " ").split()) for name in values.get("gpu") or ())
         if "tasks" in values:
             values["tasks"] = tuple(kind.strip() for kind in values["tasks"].split(",") if kind.strip())
         command(wanted=Wanted(**values), **given)

@@ -10,15 +10,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from provisioning.fleet_offering import Wanted
 from provisioning.fleet_place import Time
 from provisioning.ledger import Ledger, Wish, database
 from tests.emulator.market import Slot
@@ -259,7 +260,7 @@ def test_what_was_asked_of_a_controller_that_died_still_holds(stage: Stage) -> N
     with stage.ledger() as ledger:
         ledger.wish(Wish("drain"))
     stage.fleet.gateway.put(600)
-    ran = stage("run", *BOUNDS)
+    ran = stage("run", *BOUNDS, "--until-idle")
     assert ran.exit_code == 0
     assert "This fleet was asked to end, and still is to" in ran.stdout
     assert (stage.rented(), stage.fleet.gateway.done) == ([], False)
@@ -267,6 +268,54 @@ def test_what_was_asked_of_a_controller_that_died_still_holds(stage: Stage) -> N
     again = stage("run", "--gpus", 2, *BOUNDS, "--until-idle")
     assert "asked to end" not in again.stdout
     assert stage.fleet.gateway.done
+
+
+def interrupt_in(stage: Stage, seconds: float) -> None:
+    stage.fleet.at(seconds, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def test_a_controller_that_is_started_again_leaves_an_ended_fleet_ended(stage: Stage) -> None:
+    """As where the service `fleet` of the deployment is started anew, whatever ended it."""
+    stage.fleet.gateway.put(2_000)
+    assert stage("up", "--gpus", 2, *BOUNDS, "--no-controller").exit_code == 0
+    ended = stage("down")
+    assert ended.stdout.splitlines()[-1].endswith("`whisperfleet fleet scale auto --fleet default` lets it rent again.")
+    for _ in range(2):
+        interrupt_in(stage, 400)
+        again = stage("run", "--gpus", 2, *BOUNDS)
+        assert (again.exit_code, stage.rented()) == (130, [])
+        assert "`whisperfleet fleet scale auto --fleet default` undoes that" in again.stdout
+    assert stage("scale", "auto").exit_code == 0
+    interrupt_in(stage, 100)
+    stage("run", "--gpus", 1, *BOUNDS)
+    assert len(stage.rented()) == 1
+
+
+@pytest.mark.parametrize("mode", ["drain", "close"])
+def test_a_controller_stays_without_machines_until_it_is_to_rent_again(
+    stage: Stage, mode: Literal["drain", "close"]
+) -> None:
+    stage.fleet.gateway.put(2_000)
+    counts: list[int] = []
+
+    def wish(wish: Wish) -> None:
+        counts.append(len(stage.rented()))
+        with stage.ledger() as ledger:
+            ledger.wish(wish)
+
+    stage.fleet.at(200, lambda: wish(Wish(mode)))
+    stage.fleet.at(1_500, lambda: wish(Wish()))
+    stage.fleet.at(1_600, lambda: counts.append(len(stage.rented())))
+    interrupt_in(stage, 1_610)
+    assert stage("run", "--gpus", 1, *BOUNDS).exit_code == 130
+    assert counts == [1, 0, 1]
+
+
+def test_machines_of_a_minimum_are_not_to_end_themselves_for_want_of_work(stage: Stage) -> None:
+    interrupt_in(stage, 7_000)
+    stage("run", "--gpus", 4, "--min-gpus", 2, *BOUNDS, "--ttl", 6)
+    assert len(stage.rented()) == 2
+    assert len(stage.fleet.gateway.members) == 2, "and no others came and went"
 
 
 def test_what_is_held_is_kept_until_its_work_has_come_and_gone(stage: Stage) -> None:
@@ -400,10 +449,11 @@ def test_scale_is_wished_of_the_controller(stage: Stage, controlled: Ledger) -> 
 
 def test_up_and_down_ask_the_controller_instead_of_being_a_second_one(stage: Stage, controlled: Ledger) -> None:
     told = {**_told(stage, 2)}
-    stage.fleet.at(5, lambda: controlled.note("status", {**told, "at_ms": stage.fleet.our_clock.now_ms()}))
+    stage.fleet.at(20, lambda: controlled.note("status", {**told, "at_ms": stage.fleet.our_clock.now_ms()}))
     up = stage("up", "--gpus", 2, *BOUNDS, "--json")
     assert up.exit_code == 0
-    assert controlled.wished() == Wish(min_instances=2, max_instances=2)
+    wished = controlled.wished()
+    assert (wished.phase, wished.min_instances, wished.held_instances) == ("run", None, 2)
     assert up.events[0]["message"] == "A controller of fleet 'default' runs already: it is asked for 2."
     assert stage.rented() == []
 
@@ -411,6 +461,100 @@ def test_up_and_down_ask_the_controller_instead_of_being_a_second_one(stage: Sta
     down = stage("down")
     assert down.exit_code == 0
     assert controlled.wished().phase == "close"
+
+
+def test_up_never_makes_a_running_fleet_smaller(stage: Stage, controlled: Ledger) -> None:
+    controlled.note("limits", {"max_usd": 2.0, "max_price": 0.35, "max_instances": 4})
+    controlled.wish(Wish(min_instances=3, max_instances=8))
+    stage.fleet.at(20, lambda: controlled.note("status", _told(stage, 8)))
+    assert stage("up", "--gpus", 2).exit_code == 0
+    wished = controlled.wished()
+    assert (wished.min_instances, wished.max_instances, wished.held_instances) == (3, 8, 2)
+    controlled.wish(Wish("close"))
+    stage.fleet.at(20, lambda: controlled.note("status", _told(stage, 6)))
+    assert stage("up", "--gpus", 6).exit_code == 0
+    wished = controlled.wished()
+    assert (wished.phase, wished.min_instances, wished.max_instances, wished.held_instances) == ("run", None, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (("--budget", "10"), "runs with --budget 2, and only a new one can have another: leave that out"),
+        (("--max-price", "0.5"), "runs with --max-price 0.35,"),
+        (("--gpu", "RTX_4090"), "runs with --gpu of any kind,"),
+        (("--model", "large-v3", "--on-demand"), "runs with --model turbo, --on-demand off,"),
+    ],
+)
+def test_what_a_running_controller_does_not_go_by_is_refused(
+    stage: Stage, controlled: Ledger, typed: tuple[str, ...], words: str
+) -> None:
+    controlled.note("wanted", json.loads(json.dumps(asdict(Wanted(max_price=0.35, budget=2.0)))))
+    before = controlled.wished()
+    said = stage("up", "--gpus", 2, *typed)
+    assert (said.exit_code, controlled.wished()) == (2, before)
+    assert words in said.error
+
+
+def test_up_ends_when_somebody_ends_its_fleet(stage: Stage, controlled: Ledger) -> None:
+    stage.fleet.at(30, lambda: controlled.wish(Wish("close")))
+    up = stage("up", "--gpus", 2)
+    assert up.exit_code == 130
+    assert "Another command has asked this fleet to end" in up.stdout
+    assert controlled.wished().phase == "close"
+
+
+def test_down_names_what_works_without_a_controller_that_hangs(stage: Stage) -> None:
+    assert stage("up", "--gpus", 1, *BOUNDS, "--no-controller").exit_code == 0
+    with stage.ledger() as ledger:
+        ledger.take_ownership(stage.fleet.our_clock.now_ms())
+        down = stage("down", "--timeout", 60)
+    assert down.exit_code == 8
+    assert "`whisperfleet fleet reap --all --fleet default` ends them without it." in down.stdout.splitlines()[-1]
+    assert stage("reap", "--all", "--fleet", "default").exit_code == 0
+    assert stage.rented() == []
+
+
+def test_down_ends_what_a_controller_has_left(stage: Stage) -> None:
+    """One that dies while it is asked to."""
+    assert stage("up", "--gpus", 2, *BOUNDS, "--no-controller").exit_code == 0
+    with stage.ledger() as ledger:
+        ledger.take_ownership(stage.fleet.our_clock.now_ms())
+        stage.fleet.at(30, ledger.give_up_ownership)
+        assert stage("down").exit_code == 0
+    assert stage.rented() == []
+
+
+def test_up_without_a_controller_heeds_down(stage: Stage) -> None:
+    def at_the_first(slot: Slot) -> Fate:
+        stage.fleet.vast.world.fate = lambda slot: Fate()
+        with stage.ledger() as ledger:
+            ledger.wish(Wish("close"))
+        return Fate()
+
+    stage.fleet.vast.world.fate = at_the_first
+    up = stage("up", "--gpus", 8, *BOUNDS, "--no-controller")
+    assert up.exit_code == 130
+    assert "Another command has asked this fleet to end" in up.stdout
+    assert len(stage.rented()) < 8
+    assert stage("run", *BOUNDS, "--until-idle").exit_code == 0
+    assert stage.rented() == []
+
+
+def test_a_clock_that_is_off_ends_nothing_by_its_time(stage: Stage) -> None:
+    assert stage("up", "--gpus", 2, *BOUNDS, "--no-controller").exit_code == 0
+    stage.fleet.vast.world.skew = -600.0
+    reaped = stage("reap")
+    assert (reaped.exit_code, len(stage.rented())) == (4, 2)
+    assert "This machine's clock is 600 s ahead of Vast.ai's: set it by NTP" in reaped.error
+    down = stage("down")  # which goes by labels, and not by their time
+    assert (down.exit_code, stage.rented()) == (0, [])
+    assert down.stdout.startswith("Warning: This machine's clock is 600 s ahead of Vast.ai's")
+
+
+def test_a_gpu_is_known_by_the_name_that_searches_have_too(stage: Stage) -> None:
+    rows = stage("offers", "--gpu", "RTX_4090", "--json").document
+    assert {row["offer"]["gpu_name"] for row in rows} == {"RTX 4090"}
 
 
 def test_status_is_what_the_controller_told_while_it_lives(stage: Stage, controlled: Ledger) -> None:
@@ -665,7 +809,7 @@ def test_up_leaves_a_controller_that_can_be_asked_and_stopped(
         asked = CliRunner().invoke(cli, ["fleet", "scale", "2"], env=environment)
         assert asked.stdout == "Fleet 'default' is to have 2 machines.\n"
         with Ledger(database(tmp_path, "default")) as ledger:
-            assert ledger.wished() == Wish(min_instances=2, max_instances=2)
+            assert (ledger.wished().min_instances, ledger.wished().max_instances) == (2, 2)
         second = CliRunner().invoke(cli, ["fleet", "run", *BOUNDS], env=environment)
         assert str(second.exception).startswith(f"Fleet 'default' already has a controller (process {number} on ")
     finally:
@@ -686,3 +830,63 @@ def test_a_process_ends_with_one_sentence_too(real_time: tuple[VastEmulator, dic
     assert (done.returncode, done.stdout) == (8, "")
     assert done.stderr.startswith("Error: Vast.ai does not accept the key")
     assert len(done.stderr.splitlines()) == 1
+
+
+def _later(condition: Callable[[], bool], seconds: float = 40.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+def _controller_of(home: Path) -> int:
+    with Ledger(database(home, "default")) as ledger:
+        (row,) = ledger._rows("SELECT who FROM owner")
+    return int(row[0].removeprefix("process "))
+
+
+def test_down_right_after_up_leaves_nothing(real_time: tuple[VastEmulator, dict[str, str]], tmp_path: Path) -> None:
+    vast, environment = real_time
+    log = tmp_path / "up.log"
+    with log.open("wb") as out:
+        up = subprocess.Popen(argv("fleet", "up", "--gpus", 2, *BOUNDS), env=environment, stdout=out, stderr=out)
+    assert _later(lambda: len(vast.alive()) == 1), log.read_text()
+    controller = _controller_of(tmp_path)
+    try:
+        down = subprocess.Popen(argv("fleet", "down"), env=environment, stdout=subprocess.DEVNULL)
+        assert up.wait(40) == 130
+        assert "Another command has asked this fleet to end" in log.read_text()
+        assert _later(lambda: not vast.alive())
+        with Ledger(database(tmp_path, "default")) as ledger:
+            assert ledger.wished().phase == "close"
+        down.terminate()
+        down.wait(30)
+    finally:
+        os.kill(controller, signal.SIGTERM)
+    assert vast.truth().leaked == ()
+
+
+@pytest.mark.parametrize("end", ["no credit", signal.SIGHUP, signal.SIGKILL])
+def test_an_up_that_ends_midway_leaves_machines_to_a_controller(
+    real_time: tuple[VastEmulator, dict[str, str]], tmp_path: Path, end: str | int
+) -> None:
+    vast, environment = real_time
+    log = tmp_path / "up.log"
+    with log.open("wb") as out:
+        up = subprocess.Popen(argv("fleet", "up", "--gpus", 3, *BOUNDS), env=environment, stdout=out, stderr=out)
+    assert _later(lambda: len(vast.alive()) == 1), log.read_text()
+    controller = _controller_of(tmp_path)
+    try:
+        assert controller != up.pid
+        if isinstance(end, int):
+            up.send_signal(end)
+        else:
+            vast.world.credit = Fraction(0)
+        assert up.wait(60) == (8 if end == "no credit" else 130 if end == signal.SIGHUP else -signal.SIGKILL), (
+            log.read_text()
+        )
+        os.kill(controller, 0)
+        if end == "no credit":
+            assert _later(lambda: not vast.alive()), "the controller ends what was rented"
+    finally:
+        os.kill(controller, signal.SIGTERM)
