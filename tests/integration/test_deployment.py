@@ -99,6 +99,10 @@ def test_from_the_front_nothing_but_the_gateway_is_reached() -> None:
     assert database == {"postgres", "conductor"}
 
 
+def test_what_strangers_upload_does_not_fill_the_memory() -> None:
+    assert COMPOSED["services"]["gateway"]["tmpfs"] == ["/tmp:mode=1777,size=256m"]
+
+
 def test_what_has_no_business_outside_has_no_way_out() -> None:
     open_networks = {name for name, network in COMPOSED["networks"].items() if not network.get("internal")}
     assert open_networks == {"edge", "desk", "outside"}
