@@ -112,7 +112,7 @@ def advance(
     intents: all, closed ones too as far as they are remembered: a line is over when its intent is closed and no
     list shows it. Doing it twice with the same arguments changes nothing.
     """
-    lines = dict(meter.lines)
+    lines = {key: _not_ahead(line, now_ms) for key, line in meter.lines.items()}
     for intent in intents:
         if intent.state != "closed" and intent.nonce not in lines:
             lines[intent.nonce] = _asked(intent)
@@ -141,6 +141,13 @@ def destroyed(meter: Meter, instance_id: int, at_ms: int) -> Meter:
             for key, line in meter.lines.items()
         }
     )
+
+
+def _not_ahead(line: Line, now_ms: int) -> Line:
+    """The clock was put back, between two controllers: what is billed is billed, and it goes on from here."""
+    if line.billed_ms <= now_ms:
+        return line
+    return replace(line, billed_ms=now_ms, since_ms=min(line.since_ms, now_ms))
 
 
 def _nonce(row: Instance, fleet: str, ours: Mapping[int, str]) -> str | None:

@@ -23,7 +23,7 @@ class Machines(Protocol):
 
 
 class Deadman:
-    """Pure but for `look`. Times are milliseconds of one clock that is never set, the start of the gateway among them."""
+    """Pure but for `look`. Times are milliseconds of one clock that is never set."""
 
     def __init__(self, now_ms: int) -> None:
         self._asked_ms = now_ms

@@ -11,6 +11,7 @@ from provisioning.cloud import Cloud, CloudBlind, CloudRefused, Instance
 from provisioning.fleet import Label
 
 LISTS_APART_S = 20.0  # two lists this far apart, as one alone proves little: rows may be late or missing
+CLEAN_S = 120.0  # where nobody knows what was just rented: lists lag 90 s
 ROUND_S = 10.0
 REFUSALS_BELIEVED = 3  # rounds in a row: a market in trouble was seen to refuse good keys, and others may be let go
 GIVE_UP_S = 15 * 60.0  # a market that does not let go for so long needs a person, who is told what is left
@@ -65,8 +66,9 @@ def down(
     say: Callable[[str], None] = lambda _: None,
     give_up_s: float = GIVE_UP_S,
 ) -> Reaped:
-    """Destroy every machine of the fleet, until two lists LISTS_APART_S apart show none. Raises as `reap` does."""
-    return _Sweep(cloud, now_ms, sleep, lambda _, label: label.fleet == fleet, say).until_clean(give_up_s)
+    """Destroy every machine of the fleet, until lists show none for CLEAN_S. Raises as `reap` does."""
+    sweep = _Sweep(cloud, now_ms, sleep, lambda _, label: label.fleet == fleet, say, CLEAN_S)
+    return sweep.until_clean(give_up_s)
 
 
 class _Sweep:
@@ -77,7 +79,9 @@ class _Sweep:
         sleep: Callable[[float], None],
         due: Callable[[Instance, Label], bool],
         say: Callable[[str], None],
+        clean_s: float = LISTS_APART_S,
     ) -> None:
+        self._clean_s = clean_s
         self._cloud = cloud
         self._now_ms = now_ms
         self._sleep = sleep
@@ -101,7 +105,7 @@ class _Sweep:
             except CloudBlind as error:
                 blind, clean_ms = error, None
                 self._say(str(error))
-            if clean_ms is not None and now - clean_ms >= LISTS_APART_S * 1000:
+            if clean_ms is not None and now - clean_ms >= self._clean_s * 1000:
                 return Reaped(tuple(sorted(self._asked)), (), spared)
             if now >= end:
                 if blind is not None and not self._asked:

@@ -7,11 +7,11 @@ asked for, so the process may die between any two steps. One controller a fleet:
 import logging
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from types import FrameType
 from typing import Protocol
 
@@ -40,13 +40,18 @@ from provisioning.ledger import FleetTaken, Ledger, Sample
 from provisioning.listing import Listing, Rows, adopted
 from provisioning.renting import OFFERS_PER_SLOT, FleetSpec, Renter
 from provisioning.status import FleetStatus, Sighting
+from provisioning.steady import SteadyEpoch
+from workers.errors import StorageError
 
 log = logging.getLogger(__name__)
 
-TICK_S = 10.0  # a lost machine's chunks wait for as long at most; the market allows a list every second
+TICK_S = 10.0  # the market allows a list every second
+BUSY_TICK_S = 5.0  # while rented machines hold work: a lost one's chunks wait for as long, and Conductor waits 10 s
 RENTING_S = 15.0  # how long one tick goes on renting: a create takes 4.5 s of pacing, and destroys must not wait
 ADOPTION_MS = 180_000  # how long after its start a controller may meet machines it did not rent (lists lag 90 s)
+UNKNOWN_CLEAN_MS = 120_000  # where nobody knows what was asked for: lists lag 90 s
 LISTS_APART_MS = 20_000  # two lists this far apart without a machine of ours: there is none
+LEAST_WORK_S = 900.0  # a shorter life after the boot pays the boot alone
 PAUSE_MS = 10 * 60_000  # after a refusal that is about the account and passes: a limit of spending, say
 FRUITLESS_TICKS = 3  # `up` gives up after as many ticks that rented nothing while something was to be rented
 NOT_SURE = ("unknown", "closing", "orphan", "preempted", "dead", "expired", "refused")  # `up` does not count these
@@ -64,8 +69,11 @@ class Clock(Protocol):
 
 
 class SystemClock:
+    def __init__(self) -> None:
+        self._epoch = SteadyEpoch()
+
     def now_ms(self) -> int:
-        return int(time.time() * 1000)
+        return self._epoch.ns() // 1_000_000
 
     def wait(self, seconds: float, stop: threading.Event) -> None:
         stop.wait(seconds)
@@ -79,6 +87,7 @@ class _Known:
     news: dict[str, WorkerNews] | None = None
     problem: str | None = None
     no_rent_before_ms: int = 0
+    unwritable: bool = False  # the ledger, in this tick
 
 
 class Controller:
@@ -100,6 +109,7 @@ class Controller:
         clock: Clock | None = None,
         say: Callable[[str], None] = lambda _: None,
         image_gb: float = 4.0,
+        busy_tick_s: float = BUSY_TICK_S,
     ) -> None:
         self.spec = spec
         self.held = 0  # machines to keep for now, by whoever runs this controller
@@ -117,6 +127,8 @@ class Controller:
         self._alarms: list[str] = []
         self._stop = threading.Event()
         self._began_ms = 0
+        self._busy_tick_s = busy_tick_s
+        self._clean_ms = LISTS_APART_MS
         self._status: FleetStatus | None = None
 
     def __enter__(self) -> "Controller":
@@ -124,6 +136,8 @@ class Controller:
         self._began_ms = self._clock.now_ms()
         self._ledger.take_ownership(self._began_ms)
         self._ledger.forget_history(self._began_ms)
+        if not self._ledger.intents():  # it was lost, or is new: what was just rented is known by lists alone
+            self._clean_ms = UNKNOWN_CLEAN_MS
         if self._ledger.notice:
             self._alarm(self._ledger.notice)
         return self
@@ -158,7 +172,7 @@ class Controller:
             empty = not now.lines and now.blind_since_ms is None
             if self._known.problem and (empty or self._listing.refused):
                 raise CloudRefused(f"{self._known.problem} {status.still_alive(now)}")
-            ended = empty and now.phase in ("drain", "down") and self._listing.clean_for(now.at_ms) >= LISTS_APART_MS
+            ended = empty and now.phase in ("drain", "down") and self._listing.clean_for(now.at_ms) >= self._clean_ms
             if ended and not stay:
                 return now
             work = now.demand.queued_tasks + now.demand.held_tasks
@@ -166,7 +180,7 @@ class Controller:
             idle_since = None if busy else (now.at_ms if idle_since is None else idle_since)
             if until_idle and idle_since is not None and now.at_ms - idle_since >= idle_s * 1000:
                 return now
-            if not self._rest(now.at_ms):
+            if not self._rest(now):
                 return now
 
     def up(self, count: int, watch: Callable[[FleetStatus], None] = lambda _: None) -> FleetStatus:
@@ -187,7 +201,7 @@ class Controller:
             before = now.live
             if sure >= min(count, self.spec.limits.max_instances) or fruitless >= FRUITLESS_TICKS:
                 return now
-            if not self._rest(now.at_ms):
+            if not self._rest(now):
                 return now
 
     def drain(self, watch: Callable[[FleetStatus], None] = lambda _: None) -> FleetStatus:
@@ -195,7 +209,10 @@ class Controller:
         return self._until_gone("drain", watch)
 
     def down(self, watch: Callable[[FleetStatus], None] = lambda _: None) -> FleetStatus:
-        """Destroy everything of this fleet, until two lists LISTS_APART_MS apart show nothing of it, or `stop`."""
+        """Destroy everything of this fleet, until lists show nothing of it for LISTS_APART_MS, or `stop`.
+
+        For UNKNOWN_CLEAN_MS where the ledger knew of no request at the start.
+        """
         return self._until_gone("down", watch)
 
     def farewell(self) -> str:
@@ -208,16 +225,17 @@ class Controller:
             watch(now)
             if self._listing.refused:
                 raise CloudRefused(f"{self._listing.refused} {status.still_alive(now)}")
-            if not now.lines and self._listing.clean_for(now.at_ms) >= LISTS_APART_MS:
+            if not now.lines and self._listing.clean_for(now.at_ms) >= self._clean_ms:
                 return now
-            if not self._rest(now.at_ms):
+            if not self._rest(now):
                 return now
 
-    def _rest(self, began_ms: int) -> bool:
-        """Wait for the next tick's time; False where it is not to come."""
+    def _rest(self, last: FleetStatus) -> bool:
+        """Wait for the next tick's time; False where it is not to come. last: of the tick before."""
         if not self._stop.is_set():
-            gone_s = (self._clock.now_ms() - began_ms) / 1000
-            self._clock.wait(max(1.0, TICK_S - gone_s), self._stop)
+            tick_s = self._busy_tick_s if last.lines and last.demand.held_tasks else TICK_S
+            gone_s = (self._clock.now_ms() - last.at_ms) / 1000
+            self._clock.wait(max(1.0, tick_s - gone_s), self._stop)
         return not self._stop.is_set()
 
     # ---- one tick ----
@@ -225,13 +243,15 @@ class Controller:
     def tick(self) -> FleetStatus:
         """Look, decide, do; what the market or the gateway refuse for now is left to the next tick.
 
-        Raises FleetTaken where somebody else rents for this fleet, StorageError where nothing can be written down.
+        Raises FleetTaken where somebody else rents for this fleet, StorageError where the ledger cannot be read. While
+        it cannot be written nothing is rented, and all else goes on: machines bill whether or not that is noted.
         """
         return self._tick(self._wished_mode())
 
     def _tick(self, mode: policy.Mode, count: int | None = None) -> FleetStatus:
         now = self._clock.now_ms()
-        self._ledger.stay_owner(now)
+        self._known.unwritable = False
+        self._keep(lambda: self._ledger.stay_owner(now))
         heard = self._hearing.listen(now)
         if heard.problem:
             self._alarm(heard.problem)
@@ -304,7 +324,7 @@ class Controller:
                 f"one controller run it, or name another fleet by --fleet. {self.farewell()}"
             )
         for row in strangers:
-            self._ledger.save(adopted(row, now_ms))
+            self._keep(partial(self._ledger.save, adopted(row, now_ms)))
             self._alarm(f"Instance {row.id} of this fleet was not in the database: taken over.")
 
     def _learn(self, heard: Heard, intents: tuple[Intent, ...]) -> None:
@@ -320,18 +340,27 @@ class Controller:
             if news.refused is not None and old.refused is None:  # it may end itself before the next list
                 self._strike(intent.machine_id, STRIKE_REFUSED_S, news.refused)
             if news.first_seen_ms is not None and old.first_seen_ms is None and news.first_seen_ms > intent.asked_ms:
-                self._ledger.booted((news.first_seen_ms - intent.asked_ms) / 1000)
+                self._keep(partial(self._ledger.booted, (news.first_seen_ms - intent.asked_ms) / 1000))
             audio_ms, busy_ms = news.audio_done_ms - old.audio_done_ms, news.busy_ms - old.busy_ms
             if audio_ms > 0 and busy_ms > 0:
                 # never what a machine says of itself: one lie would make all others of its kind slow
                 guess = offers.speed_of(intent.gpu_name, Speeds(), self.spec.model).rtfx
-                self._ledger.measured(intent.gpu_name, audio_ms / busy_ms, guess)
+                self._keep(partial(self._ledger.measured, intent.gpu_name, audio_ms / busy_ms, guess))
 
     def _bill(self, rows: Rows | None, heard: Heard, intents: tuple[Intent, ...], now_ms: int) -> None:
         fleet, image_gb = self.spec.fleet, self._image_gb
         self._meter = budget.advance(self._meter, intents, rows, now_ms, fleet, heard.workers, image_gb)
         live = sum(intent.state != "closed" for intent in intents)
-        self._ledger.charge(self._meter, Sample(now_ms, live, self._meter.usd_per_hour, self._meter.usd(now_ms)))
+        sample = Sample(now_ms, live, self._meter.usd_per_hour, self._meter.usd(now_ms))
+        self._keep(lambda: self._ledger.charge(self._meter, sample))
+
+    def _keep(self, write: Callable[[], None]) -> None:
+        """Write into the ledger, if it takes that: a full disk must not leave machines without a controller."""
+        try:
+            write()
+        except StorageError as error:
+            self._known.unwritable = True
+            self._alarm(f"{error} Nothing is rented until it can be, and what has to go is destroyed all the same.")
 
     # ---- doing ----
 
@@ -340,7 +369,7 @@ class Controller:
         for action in planned.actions:
             try:
                 self._do(action)
-            except (CloudBlind, CloudRefused, GatewaySilent, GatewayRefused) as error:
+            except (CloudBlind, CloudRefused, GatewaySilent, GatewayRefused, StorageError) as error:
                 self._alarm(str(error))
         self._revoke_strays(heard)
 
@@ -362,7 +391,8 @@ class Controller:
                 self._alarm(text)
 
     def _strike(self, machine_id: int, seconds: float, reason: str) -> None:
-        self._ledger.strike(Strike(machine_id, self._clock.now_ms() + round(seconds * 1000), reason))
+        strike = Strike(machine_id, self._clock.now_ms() + round(seconds * 1000), reason)
+        self._keep(lambda: self._ledger.strike(strike))
 
     def _destroy(self, action: Destroy) -> None:
         if action.strike_machine is not None and action.strike_s > 0:
@@ -386,7 +416,7 @@ class Controller:
             last_missed_ms=action.missed_ms,
         )
         if settled != intent:
-            self._ledger.save(settled)
+            self._keep(lambda: self._ledger.save(settled))
         news = (self._known.news or {}).get(intent.nonce)
         unheard = news is None or news.first_seen_ms is None
         if intent.state == "bound" and settled.state == "closed" and unheard:
@@ -404,9 +434,9 @@ class Controller:
 
     def _rent(self, action: Rent) -> None:
         """As many as `count`, as far as one tick's time goes: what is missing is wanted again at the next."""
-        if self._clock.now_ms() < self._known.no_rent_before_ms:
+        if self._known.unwritable or self._clock.now_ms() < self._known.no_rent_before_ms:
             return
-        until = self._clock.now_ms() + RENTING_S * 1000
+        until = self._clock.now_ms() + round(RENTING_S * 1000)
         self._renter.patient = self._least() > 0
         ranked = self._ranked(action)
         occupied = Counter(intent.machine_id for intent in self._ledger.intents() if intent.state != "closed")
@@ -419,9 +449,9 @@ class Controller:
         for slot in range(action.count):
             if self._stop.is_set() or (slot and self._clock.now_ms() >= until):
                 return
-            attempt = self._renter.rent(
-                ((each.offer, each.bid_usd_per_hour) for each in left), slot, self._clock.now_ms
-            )
+            offered = ((each.offer, each.bid_usd_per_hour) for each in left)
+            life_s = partial(self._life_s, action.count - slot)
+            attempt = self._renter.rent(offered, slot, self._clock.now_ms, life_s, until)
             if purse.problem is not None:
                 self._alarm(purse.problem)
             elif attempt.said:
@@ -436,6 +466,18 @@ class Controller:
                 self._give_up(f"The market rents no more to this account: {attempt.hopeless}.")
             if attempt.intent is None or attempt.intent.state == "unknown":
                 return
+
+    def _life_s(self, count: int, usd_per_hour: float) -> float:
+        """How long the next machine may live: as long as the money lasts with all there are, and `count` like it.
+
+        Its own clock ends it then, whatever has become of this controller. Never less than a boot and some work.
+        """
+        limits = self.spec.limits
+        left_usd = limits.max_usd - self._meter.usd(self._clock.now_ms())
+        burn = sum(intent.usd_per_hour for intent in self._ledger.intents() if intent.state != "closed")
+        rate = burn + count * usd_per_hour
+        paid_s = left_usd / rate * 3600 if rate > 0 else limits.ttl_s
+        return min(limits.ttl_s, max(offers.boot_seconds(self._ledger.speeds()) + LEAST_WORK_S, paid_s))
 
     def _ranked(self, action: Rent) -> list[offers.Ranked]:
         """What can be rented now, best first; where too few can be bid for, machines on demand within the price too.
@@ -533,7 +575,8 @@ class Controller:
             reason=planned.reason,
             rented=sum(intent.instance_id is not None for intent in intents),
         )
-        self._ledger.note("status", self._status.to_json())
+        noted = self._status.to_json()
+        self._keep(lambda: self._ledger.note("status", noted))
         return self._status
 
 

@@ -90,26 +90,36 @@ class Renter:
         self._ledger = ledger
         self.patient = False  # see `environment`
 
-    def rent(self, offers: Iterable[tuple[Offer, float | None]], slot: int, now_ms: Callable[[], int]) -> Attempt:
-        """Ask for (offer, bid) after (offer, bid) until one is rented or nobody knows; OFFERS_PER_SLOT at most.
+    def rent(
+        self,
+        offers: Iterable[tuple[Offer, float | None]],
+        slot: int,
+        now_ms: Callable[[], int],
+        life_s: Callable[[float], float],
+        until_ms: int,
+    ) -> Attempt:
+        """Ask for (offer, bid) after (offer, bid) until one is rented or nobody knows; OFFERS_PER_SLOT at most, and
+        none but the first after `until_ms`: others wait to be destroyed. life_s: of a machine at so many $/h.
 
         Raises CloudRefused for a key that is not accepted (the intent is closed by then), StorageError where the intent
         could not be kept: then nothing was asked.
         """
         said, tried = None, 0
         for offer, bid in offers:
-            if tried == OFFERS_PER_SLOT:
+            if tried == OFFERS_PER_SLOT or (tried and now_ms() >= until_ms):
                 break
             tried += 1
-            attempt = self._ask(offer, bid, slot, now_ms())
+            attempt = self._ask(offer, bid, slot, now_ms(), life_s)
             said = attempt.said or said
             if attempt.intent or attempt.hopeless or attempt.later:
                 return replace(attempt, said=said, offers_tried=tried)
         return Attempt(said=said or ("no offer is left" if not tried else None), offers_tried=tried)
 
-    def _ask(self, offer: Offer, bid: float | None, slot: int, now_ms: int) -> Attempt:
+    def _ask(
+        self, offer: Offer, bid: float | None, slot: int, now_ms: int, life_s: Callable[[float], float]
+    ) -> Attempt:
         """One offer, once. An Attempt with neither intent nor reason to stop: the next offer may do."""
-        intent = self._intend(offer, bid, slot, now_ms)
+        intent = self._intend(offer, bid, slot, now_ms, life_s)
         self._ledger.save(intent)
         try:
             token = self._gateway.admit(intent.nonce, self._spec.kinds, intent.expires_ms)
@@ -127,8 +137,11 @@ class Renter:
             raise
         return self._settle(intent, answer)
 
-    def _intend(self, offer: Offer, bid: float | None, slot: int, now_ms: int) -> Intent:
+    def _intend(
+        self, offer: Offer, bid: float | None, slot: int, now_ms: int, life_s: Callable[[float], float]
+    ) -> Intent:
         gpu = offer.gpu_usd_per_hour if bid is None else bid
+        usd_per_hour = gpu + offer.storage_usd_per_hour(self._spec.query.disk_gb)
         return Intent(
             nonce=new_nonce(),
             state="asked",
@@ -136,8 +149,8 @@ class Renter:
             machine_id=offer.machine_id,
             gpu_name=offer.gpu_name,
             asked_ms=now_ms,
-            expires_ms=now_ms + round(self._spec.limits.ttl_s * 1000),
-            usd_per_hour=gpu + offer.storage_usd_per_hour(self._spec.query.disk_gb),
+            expires_ms=now_ms + round(life_s(usd_per_hour) * 1000),
+            usd_per_hour=usd_per_hour,
             is_bid=bid is not None,
             slot=slot,
             usd_per_gb=offer.inet_down_usd_per_gb,

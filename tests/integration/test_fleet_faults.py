@@ -244,7 +244,7 @@ def test_machines_end_by_themselves_while_nobody_can_reach_the_market(tmp_path: 
 
 # ---- F13: the controller dies at every step ----
 
-LISTED_LATE = Timing(listed_after_s=25.0)  # the next controller's first list lacks what the one before rented last
+LISTED_LATE = Timing(listed_after_s=90.0)  # the next controller's first list lacks what the one before rented last
 SHORT_LIVED = replace(LIMITS, ttl_s=900.0)
 
 

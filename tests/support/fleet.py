@@ -21,6 +21,7 @@ from provisioning import reaper
 from provisioning.cloud import OfferQuery
 from provisioning.demand import Gateway, GatewayRefused, GatewaySilent
 from provisioning.fleet import Demand, Limits, WorkerNews
+from provisioning.gateway_deadman import Deadman
 from provisioning.ledger import Ledger, database
 from provisioning.reconcile import Controller
 from provisioning.renting import FleetSpec
@@ -72,6 +73,7 @@ class PlayedGateway:
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
+        self._deadman = Deadman(round(clock.now() * 1000))
         self.down = False
         self.locked = False  # nobody is admitted
         self.ahead_s = 0.0
@@ -118,6 +120,7 @@ class PlayedGateway:
 
     def workers(self) -> tuple[int, dict[str, WorkerNews]]:
         self._answer()
+        self._deadman.asked(round(self._clock.now() * 1000))
         return self.now_ms(), {one.nonce: self._news(one) for one in self.members.values() if not one.revoked}
 
     def look(self) -> Demand:
@@ -157,6 +160,7 @@ class PlayedGateway:
     def let_in(self, nonce: str, token: str) -> Member | None:
         """None: it is not to come again. Raises GatewaySilent."""
         self._answer()
+        self._sweep()
         member = self.members.get(nonce)
         known = member is not None and member.token == token and not member.revoked
         if member is None or not known or self.now_ms() >= member.expires_ms:
@@ -164,6 +168,13 @@ class PlayedGateway:
         member.last_seen_ms = self.now_ms()
         member.first_seen_ms = member.first_seen_ms or member.last_seen_ms
         return member
+
+    def _sweep(self) -> None:
+        verdict = self._deadman.verdict(round(self._clock.now() * 1000))
+        for member in self.members.values() if verdict else ():
+            member.draining = True
+            if verdict == "revoke":
+                self.lose(member.nonce)
 
     def poll(self, member: Member) -> Chunk | None:
         self._answer()
@@ -386,7 +397,7 @@ class Fleet:
 
     machines: how many the market has. rtfx: of each of them. ahead_s: how far the controller's clock is ahead.
     workers: False where no machine runs anything, so that none ends itself. usd_per_gb: what hosts take for
-    traffic, mbps: how fast it comes.
+    traffic, mbps: how fast it comes. busy_tick_s: half as many ticks as a controller has, and twice as quick a suite.
     """
 
     def __init__(
@@ -404,8 +415,10 @@ class Fleet:
         workers: bool = True,
         usd_per_gb: str = "0.002",
         mbps: float = 1_000.0,
+        busy_tick_s: float = 10.0,
     ) -> None:
         self.folder = folder
+        self.busy_tick_s = busy_tick_s
         self.clock = VirtualClock()
         self.vast = VastEmulator(seed, self.clock, timing=timing or Timing(), credit=credit, launch=self._launch)
         self._workers = workers
@@ -474,6 +487,7 @@ class Fleet:
             clock=self.our_clock,
             say=self.said.append,
             image_gb=self.vast.world.timing.image_gb,
+            busy_tick_s=self.busy_tick_s,
         )
 
     def run(self, *, until_idle: bool = True, watch: Callable[[FleetStatus], None] | None = None) -> FleetStatus:
