@@ -177,6 +177,7 @@ class Desk:
             self.state.write(rented)
             self.audit.say("revoked", nonce)
         self.upstream.forget(nonce)
+        self._logs.pop(nonce, None)
         return await self._take_all(nonce, "its machine is lost")
 
     def news(self) -> list[WorkerNews]:
