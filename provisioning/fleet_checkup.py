@@ -237,9 +237,13 @@ def account_ready(place: "Place") -> str:
         )
     if account.credit_usd <= 0:
         raise CloudRefused(
-            "Your Vast.ai account has no credit left: add some on its page of billing, and a fleet can begin."
+            "Your Vast.ai account has no credit left: add some on its page of billing, and a fleet can begin; store no "
+            "card there, and leave automatic billing off."
         )
-    return f"${account.credit_usd:.2f} of credit, no environment variables"
+    return (
+        f"${account.credit_usd:.2f} of credit, no environment variables; no more than that can be lost, as long as the "
+        "account has no card and no automatic billing"
+    )
 
 
 def controller_alone(place: "Place") -> str:

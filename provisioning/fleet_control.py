@@ -146,16 +146,23 @@ def ended_for_now(place: Place) -> bool:
 def follow(
     place: Place,
     display: FleetDisplay,
-    fulfilled: Callable[[FleetStatus], bool],
+    fulfilled: Callable[[FleetStatus | None], bool],
+    since_ms: int,
     patience_s: float = PATIENCE_S,
 ) -> FleetStatus:
-    """Show what the controller that runs does, until it has done it, has left, or `patience_s` are over."""
+    """Show what the controller that runs does, until it has done it, has left, or `patience_s` are over.
+
+    By what it has told since `since_ms`, None at first: the market is asked by one of us at a time, as it answers a
+    question a second.
+    """
     end = place.time.monotonic() + patience_s
     while True:
-        now = glance(place)
-        display.update(now)
+        told = books(place).told
+        now = told if told is not None and told.at_ms > since_ms else None
+        if now is not None:
+            display.update(now)
         if fulfilled(now) or not place.controlled() or place.time.monotonic() >= end:
-            return now
+            return glance(place) if now is None or not place.controlled() else now
         place.time.sleep(min(LOOK_S, max(0.1, end - place.time.monotonic())))
 
 

@@ -119,13 +119,15 @@ def _ask(place: "Place", mode: Literal["drain", "down"], patience_s: float, disp
     asked_ms = place.time.now_ms()
     clean_ms: int | None = None
 
-    def gone(now: "FleetStatus") -> bool:
+    def gone(now: "FleetStatus | None") -> bool:
         nonlocal clean_ms
-        seen = now.phase == mode and now.at_ms >= asked_ms and now.blind_since_ms is None and not now.lines
-        clean_ms = None if not seen else now.at_ms if clean_ms is None else clean_ms
-        return clean_ms is not None and now.at_ms - clean_ms >= LISTS_APART_MS
+        if now is None or now.phase != mode or now.blind_since_ms is not None or now.lines:
+            clean_ms = None
+            return False
+        clean_ms = now.at_ms if clean_ms is None else clean_ms
+        return now.at_ms - clean_ms >= LISTS_APART_MS
 
-    follow(place, display, gone, patience_s)
+    follow(place, display, gone, asked_ms, patience_s)
     return look(place, books(place))
 
 

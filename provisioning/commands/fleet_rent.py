@@ -120,10 +120,11 @@ def _hire(place: "Place", wanted: "Wanted", display: "FleetDisplay") -> "tuple[F
     from provisioning.fleet_control import start_in_background, wish
     from provisioning.ledger import Wish
 
-    wish(place, lambda _: Wish(held_instances=wanted.gpus, held_since_ms=place.time.now_ms()))
+    asked_ms = place.time.now_ms()
+    wish(place, lambda _: Wish(held_instances=wanted.gpus, held_since_ms=asked_ms))
     number = start_in_background(place, wanted)
     display.note(f"A controller (process {number}) looks after them; it writes to {place.log}.")
-    return _followed(place, wanted.gpus, display)
+    return _followed(place, wanted.gpus, asked_ms, display)
 
 
 def _ask_for(place: "Place", wanted: "Wanted", display: "FleetDisplay") -> "tuple[FleetStatus, bool]":
@@ -134,7 +135,7 @@ def _ask_for(place: "Place", wanted: "Wanted", display: "FleetDisplay") -> "tupl
     from provisioning.fleet_glance import books
     from provisioning.ledger import Wish
 
-    limits = books(place).limits
+    asked_ms, limits = place.time.now_ms(), books(place).limits
     most = limits.max_instances if limits else wanted.gpus
 
     def more(before: "Wish") -> "Wish":
@@ -146,25 +147,24 @@ def _ask_for(place: "Place", wanted: "Wanted", display: "FleetDisplay") -> "tupl
             min_instances=least,
             max_instances=wanted.gpus if wanted.gpus > bound else base.max_instances,
             held_instances=max(wanted.gpus, base.held_instances or 0),
-            held_since_ms=place.time.now_ms(),
+            held_since_ms=asked_ms,
         )
 
     wish(place, more)
-    return _followed(place, wanted.gpus, display)
+    return _followed(place, wanted.gpus, asked_ms, display)
 
 
-def _followed(place: "Place", count: int, display: "FleetDisplay") -> "tuple[FleetStatus, bool]":
+def _followed(place: "Place", count: int, since_ms: int, display: "FleetDisplay") -> "tuple[FleetStatus, bool]":
     """Until the controller has so many, can have no more, or somebody wants it otherwise; whether that was so."""
     from dataclasses import replace
 
     from provisioning.fleet_control import ended_for_now, follow, interrupted_by_any_end, wish
     from provisioning.fleet_glance import glance
 
-    asked_ms = place.time.now_ms()
-    enough = _Enough(count, asked_ms, lambda: ended_for_now(place))
+    enough = _Enough(count, lambda: ended_for_now(place))
     try:
         with interrupted_by_any_end():
-            now = follow(place, display, enough)
+            now = follow(place, display, enough, since_ms)
     except KeyboardInterrupt:
         now = glance(place)
         wish(place, lambda before: replace(before, min_instances=0, max_instances=now.live, held_instances=0))
@@ -177,19 +177,18 @@ def _followed(place: "Place", count: int, display: "FleetDisplay") -> "tuple[Fle
 class _Enough:
     """Is there nothing left to wait for? ended: as somebody wishes this fleet to end."""
 
-    def __init__(self, count: int, asked_ms: int, asked_to_end: Callable[[], bool]) -> None:
-        self._count, self._at_ms, self._asked_to_end = count, asked_ms, asked_to_end
-        self._before, self._fruitless = -1, 0
+    def __init__(self, count: int, asked_to_end: Callable[[], bool]) -> None:
+        self._count, self._asked_to_end = count, asked_to_end
+        self._at_ms, self._before, self._fruitless = 0, -1, 0
         self.ended = False
 
-    def __call__(self, now: "FleetStatus") -> bool:
-        from provisioning.fleet_glance import ALONE
+    def __call__(self, now: "FleetStatus | None") -> bool:
         from provisioning.reconcile import FRUITLESS_TICKS, NOT_SURE
 
         self.ended = self._asked_to_end()
         if self.ended:
             return True
-        if now.phase == ALONE or now.at_ms <= self._at_ms:
+        if now is None or now.at_ms <= self._at_ms:
             return False
         self._at_ms = now.at_ms
         sure = sum(line.state not in NOT_SURE for line in now.lines)
