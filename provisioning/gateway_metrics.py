@@ -14,7 +14,8 @@ class Metrics:
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-        disable_created_metrics()  # when a counter began is one more series each, and nobody asks for it
+        # when a counter began is one more series each, and nobody asks for it
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         by_kind, by_worker = ("worker", "kind"), ("worker",)
         self.polls = Counter("whisperfleet_gateway_polls", "Polls by rented machines.", by_kind, registry=registry)
