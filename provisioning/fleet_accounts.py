@@ -27,7 +27,10 @@ class MachineCost:
 
 @dataclass(frozen=True)
 class Accounts:
-    """problem: why the market's side is missing. charged_usd: of the machines that are remembered."""
+    """problem: why the market's side is missing. charged_usd: of the machines that are remembered.
+
+    used_usd: how much less credit the account has than before the fleet's first machine, whoever has used it.
+    """
 
     fleet: str
     machines: tuple[MachineCost, ...]
@@ -35,6 +38,7 @@ class Accounts:
     max_usd: float | None
     charged_usd: float | None = None
     credit_usd: float | None = None
+    used_usd: float | None = None
     problem: str | None = None
 
     @property
@@ -56,6 +60,8 @@ class Accounts:
             said.append(f"${self.charged_usd:.3f} by the market's account, which comes hours later.")
         if self.credit_usd is not None:
             said.append(f"${self.credit_usd:.2f} of credit are left.")
+        if self.used_usd is not None and self.used_usd >= 0:  # else some was paid in
+            said.append(f"The account has ${self.used_usd:.3f} less than before this fleet, whoever has used it.")
         if self.problem:
             said.append(f"The market's side is missing: {self.problem}")
         return said
@@ -85,6 +91,7 @@ def accounts(place: Place, ask_market: bool = True) -> Accounts:
         known.limits.max_usd if known.limits else None,
         sum(each.charged_usd or 0.0 for each in machines) if told else None,
         credit,
+        None if credit is None or known.credit_usd is None else known.credit_usd - credit,
         problem,
     )
 

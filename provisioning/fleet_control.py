@@ -6,11 +6,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Self
 
-from provisioning.cloud import OfferQuery
+from provisioning.cloud import CloudBlind, CloudRefused, OfferQuery
 from provisioning.demand import ConductorDemand, DemandSource, Gateway, GatewayAdmin, GatewaySilent
 from provisioning.fleet import Demand, Limits, WorkerNews
 from provisioning.fleet_display import NOBODY_SAID_USD, FleetDisplay
@@ -77,6 +77,7 @@ def control(place: Place, wanted: Wanted) -> Iterator[Running]:
         with controller:
             ledger.note("limits", asdict(spec.limits))
             ledger.note("wanted", asdict(wanted))
+            _note_credit(place, ledger)
             yield Running(controller, ledger)
 
 
@@ -220,6 +221,13 @@ def interrupted_by_any_end() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _note_credit(place: Place, ledger: Ledger) -> None:
+    """The account's credit before this fleet's first machine: what is gone of it since is an audit of the meter."""
+    if ledger.noted("credit") is None and not ledger.intents():
+        with suppress(CloudBlind, CloudRefused):
+            ledger.note("credit", place.cloud.account().credit_usd)
 
 
 def _controller(place: Place, spec: FleetSpec, gateway: Gateway, demand: DemandSource, ledger: Ledger) -> Stoppable:

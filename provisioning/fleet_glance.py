@@ -34,6 +34,7 @@ class Books:
     limits: Limits | None = None
     told: FleetStatus | None = None
     wanted: Mapping[str, Any] = field(default_factory=dict)  # `Wanted` of the controller that began last
+    credit_usd: float | None = None  # of the account, before the first machine
 
 
 def books(place: Place) -> Books:
@@ -49,6 +50,7 @@ def books(place: Place) -> Books:
             limits and Limits(**limits),
             told and status_from(told),
             ledger.noted("wanted") or {},
+            ledger.noted("credit"),
         )
 
 

@@ -236,7 +236,9 @@ def test_a_controller_runs_the_work_off_and_leaves_nothing(stage: Stage) -> None
     assert sum(each["usd"] for each in told["machines"]) == pytest.approx(told["spent_usd"])
     assert sum(each["usd"] for each in told["by_gpu"].values()) == pytest.approx(told["spent_usd"])
     assert 99 < told["credit_usd"] < 100
+    assert told["used_usd"] >= 0.95 * stage.fleet.vast.truth().usd  # others use the account, too
     shown = stage("cost").stdout
+    assert "less than before this fleet, whoever has used it." in shown
     assert "by the market's account, which comes hours later." in shown
     assert max(map(len, shown.splitlines())) <= 80
     offline = stage("cost", "--offline", "--json").document
