@@ -11,7 +11,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -290,13 +290,12 @@ class Ledger:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield self._db
+                    self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # a full disk has taken it back already, and says so
+                        self._db.execute("ROLLBACK")
                     raise
-                self._db.execute("COMMIT")
             except sqlite3.Error as error:
-                with suppress(sqlite3.Error):
-                    self._db.rollback()  # of a commit that failed: it is still open, and the next could not begin
                 raise StorageError(f"The fleet's database {self.path} cannot be written: {one_line(error)}.") from error
 
     def _rows(self, query: str, *values: Any) -> list[Any]:

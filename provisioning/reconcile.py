@@ -467,15 +467,17 @@ class Controller:
             if attempt.intent is None or attempt.intent.state == "unknown":
                 return
 
-    def _life_s(self, count: int, usd_per_hour: float) -> float:
+    def _life_s(self, count: int, offer: Offer, usd_per_hour: float) -> float:
         """How long the next machine may live: as long as the money lasts with all there are, and `count` like it.
 
         Its own clock ends it then, whatever has become of this controller. Never less than a boot and some work.
         """
         limits = self.spec.limits
-        left_usd = limits.max_usd - self._meter.usd(self._clock.now_ms())
-        burn = sum(intent.usd_per_hour for intent in self._ledger.intents() if intent.state != "closed")
-        rate = burn + count * usd_per_hour
+        opened = [intent for intent in self._ledger.intents() if intent.state != "closed"]
+        images = sum(intent.usd_per_gb for intent in opened) + count * offer.inet_down_usd_per_gb
+        spent_usd = self._meter.usd(self._clock.now_ms()) + images * self._image_gb
+        left_usd = policy.NO_MORE * limits.max_usd - spent_usd
+        rate = sum(intent.usd_per_hour for intent in opened) + count * usd_per_hour
         paid_s = left_usd / rate * 3600 if rate > 0 else limits.ttl_s
         return min(limits.ttl_s, max(offers.boot_seconds(self._ledger.speeds()) + LEAST_WORK_S, paid_s))
 

@@ -95,7 +95,7 @@ class Renter:
         offers: Iterable[tuple[Offer, float | None]],
         slot: int,
         now_ms: Callable[[], int],
-        life_s: Callable[[float], float],
+        life_s: Callable[[Offer, float], float],
         until_ms: int,
     ) -> Attempt:
         """Ask for (offer, bid) after (offer, bid) until one is rented or nobody knows; OFFERS_PER_SLOT at most, and
@@ -116,7 +116,7 @@ class Renter:
         return Attempt(said=said or ("no offer is left" if not tried else None), offers_tried=tried)
 
     def _ask(
-        self, offer: Offer, bid: float | None, slot: int, now_ms: int, life_s: Callable[[float], float]
+        self, offer: Offer, bid: float | None, slot: int, now_ms: int, life_s: Callable[[Offer, float], float]
     ) -> Attempt:
         """One offer, once. An Attempt with neither intent nor reason to stop: the next offer may do."""
         intent = self._intend(offer, bid, slot, now_ms, life_s)
@@ -138,7 +138,7 @@ class Renter:
         return self._settle(intent, answer)
 
     def _intend(
-        self, offer: Offer, bid: float | None, slot: int, now_ms: int, life_s: Callable[[float], float]
+        self, offer: Offer, bid: float | None, slot: int, now_ms: int, life_s: Callable[[Offer, float], float]
     ) -> Intent:
         gpu = offer.gpu_usd_per_hour if bid is None else bid
         usd_per_hour = gpu + offer.storage_usd_per_hour(self._spec.query.disk_gb)
@@ -149,7 +149,7 @@ class Renter:
             machine_id=offer.machine_id,
             gpu_name=offer.gpu_name,
             asked_ms=now_ms,
-            expires_ms=now_ms + round(life_s(usd_per_hour) * 1000),
+            expires_ms=now_ms + round(life_s(offer, usd_per_hour) * 1000),
             usd_per_hour=usd_per_hour,
             is_bid=bid is not None,
             slot=slot,

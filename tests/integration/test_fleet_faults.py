@@ -16,7 +16,7 @@ import pytest
 
 from provisioning.cloud import CloudRefused
 from provisioning.ledger import FleetTaken, Ledger, Wish, database
-from provisioning.reconcile import Controller, interruptible
+from provisioning.reconcile import BUSY_TICK_S, Controller, interruptible
 from provisioning.status import still_alive
 from tests.support.fleet import HEAD, LIMITS, Fleet, Row, summed
 from tests.vast_emulator import Timing
@@ -284,6 +284,16 @@ def by_a_controller_that_knows_nothing(world: Fleet) -> float:
     return world.vast.truth().usd  # what was spent before is lost history
 
 
+def test_down_without_a_database_waits_for_what_lists_do_not_show_yet(tmp_path: Path, table: list[Row]) -> None:
+    with Fleet(tmp_path, limits=SHORT_LIVED, timing=LISTED_LATE) as world:
+        world.gateway.put(*WORK)
+        assert world.crash(5, lambda controller: controller.up(3))
+        assert world.ours()
+        by_a_controller_that_knows_nothing(world)
+        spent = world.vast.truth().usd
+        table.append(world.check("F13", "killed, database lost, lists 90 s late", reported=spent, chunks=False))
+
+
 def by_cron_elsewhere(world: Fleet) -> float:
     """When their time is over; their own end has failed, or never was."""
     world.clock.advance(SHORT_LIVED.ttl_s)
@@ -351,6 +361,88 @@ def test_what_ran_while_no_controller_looked_is_billed_all_the_same(tmp_path: Pa
         world.clock.advance(1_000)
         world.run()
         table.append(world.check("F13", "killed, and 17 minutes later all were outbid"))
+
+
+@pytest.mark.parametrize("killed_s", [600, 3_000])
+def test_a_controller_that_never_comes_back_keeps_to_the_budget(
+    killed_s: int, tmp_path: Path, table: list[Row]
+) -> None:
+    """The gateway and Conductor live on, and work would be there for many hours: the gateway ends the machines."""
+    limits = replace(LIMITS, max_usd=0.5, ttl_s=6 * 3_600.0)
+    with Fleet(tmp_path, limits=limits, rtfx=20.0) as world:
+        world.gateway.put(2_000, 1_500.0)
+        world.at(killed_s, world.kill)
+        assert world.crash(None, lambda controller: controller.run())
+        assert len(world.ours()) == 3
+        world.clock.advance(20 * 60)
+        assert world.ours() == []
+        spent = world.vast.truth().usd
+        table.append(world.check("F13", f"killed after {killed_s} s and never replaced", reported=spent, chunks=False))
+        assert max(chunk.results for chunk in world.gateway.chunks) == 1
+        assert sum(chunk.lost for chunk in world.gateway.chunks) <= 3
+
+
+def test_machines_live_no_longer_than_the_money_lasts(tmp_path: Path) -> None:
+    """Also where the gateway is taken over by whoever killed the controller: each machine's own clock ends it."""
+    limits = replace(LIMITS, max_usd=0.3, ttl_s=6 * 3_600.0)
+    with Fleet(tmp_path, limits=limits, rtfx=20.0) as world:
+        world.gateway.put(2_000, 1_500.0)
+        for_ever = world.gateway.workers
+        for minute in range(5, 7 * 60, 5):
+            world.at(60.0 * minute, for_ever)
+        world.at(300, world.kill)
+        assert world.crash(None, lambda controller: controller.run())
+        world.clock.advance(7 * 3_600)
+        assert world.ours() == []
+        assert 0.1 < world.vast.truth().usd <= 0.3
+
+
+def test_a_ledger_that_cannot_be_written_ends_no_controller(tmp_path: Path, table: list[Row]) -> None:
+    """Its disk is full, or was taken away: the bill goes on in memory, nothing is rented, and what has to go is destroyed."""
+    with Fleet(tmp_path, **SLOWLY) as world:
+        world.gateway.put(240, 1_500.0)
+        with Ledger(world.database) as ledger, world.controller(ledger) as controller:
+            world.stop = controller.stop
+
+            def take_writes(no: int) -> None:
+                ledger._db.execute(f"PRAGMA query_only = {no}").fetchall()
+
+            alive: list[int] = []
+            world.at(200, lambda: take_writes(1))
+            world.at(300, lambda: world.vast.faults.add("F8", who="one"))
+            world.at(400, lambda: alive.append(len(world.ours())))
+            world.at(450, lambda: take_writes(0))
+            world.last = controller.run(until_idle=True, idle_s=20.0)
+        assert alive == [2], "what was outbid is destroyed, and nothing is rented for it"
+        assert any("cannot be written" in text and "Nothing is rented until" in text for text in world.said)
+        row = world.check("F16", "the ledger cannot be written for 4 minutes")
+        assert row.machines == 4
+        table.append(row)
+
+
+def test_a_lost_machine_is_noticed_within_seconds(tmp_path: Path) -> None:
+    """Before Conductor misses it, which takes 10 s and more."""
+    with Fleet(tmp_path, busy_tick_s=BUSY_TICK_S, **SLOWLY) as world:
+        world.gateway.put(*WORK)
+        world.vast.faults.add("F8", who="one", after_s=200.0)
+        world.run()
+        world.check("F8", "")
+        lost = [made for (made,) in contracts_of_ours(world).values() if any(to == "exited" for _, to in made.history)]
+        assert lost
+        for each in lost:
+            assert each.destroyed_at - min(at for at, to in each.history if to == "exited") <= 10
+
+
+def test_a_clock_that_is_put_back_between_two_controllers_does_not_stop_the_meter(
+    tmp_path: Path, table: list[Row]
+) -> None:
+    with Fleet(tmp_path, **SLOWLY) as world:
+        world.gateway.put(*WORK)
+        world.at(200, world.kill)
+        assert world.crash(None, lambda controller: controller.run())
+        world.our_clock.ahead_s = -7_200.0
+        world.run()
+        table.append(world.check("F17", "the clock is put back 2 h between two controllers"))
 
 
 # ---- F14: two controllers ----

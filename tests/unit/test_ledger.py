@@ -153,6 +153,17 @@ def test_a_file_of_another_version_is_put_aside(file: Path) -> None:
         assert "version 99" in ledger.notice
 
 
+def test_a_full_disk_is_said_to_be_one_and_costs_nothing_but_what_was_to_be_written(file: Path) -> None:
+    with Ledger(file) as ledger:
+        ledger.note("kept", 1)
+        ledger._db.execute("PRAGMA max_page_count = 1").fetchall()
+        with pytest.raises(StorageError, match=r"cannot be written: database or disk is full\.$"):
+            ledger.note("much", "." * 100_000)
+        ledger._db.execute("PRAGMA max_page_count = 100000").fetchall()
+        ledger.note("later", 2)
+        assert [ledger.noted(name) for name in ("kept", "much", "later")] == [1, None, 2]
+
+
 def test_a_file_deleted_under_a_living_controller_costs_it_nothing(file: Path) -> None:
     with Ledger(file) as ledger:
         ledger.save(INTENT)
