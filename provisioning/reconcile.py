@@ -17,7 +17,7 @@ from typing import Protocol
 
 from provisioning import budget, offers, policy, status
 from provisioning.classify import Memory
-from provisioning.cloud import Cloud, CloudBlind, CloudRefused, Offer
+from provisioning.cloud import Cloud, CloudBlind, CloudRefused, Offer, OfferQuery
 from provisioning.demand import DemandSource, Gateway, GatewayRefused, GatewaySilent
 from provisioning.fleet import (
     Action,
@@ -58,6 +58,7 @@ NOT_SURE = ("unknown", "closing", "orphan", "preempted", "dead", "expired", "ref
 STRIKE_REFUSED_S = 24 * 3_600.0  # as `provisioning.classify` has it for those that are still listed
 STRIKE_VANISHED_S = 3_600.0  # or the same cheap host would be rented again and again
 ALARMS_KEPT = 20
+DEARER_MS = 10 * 60_000  # between searches for what costs more than may be paid
 
 
 class Clock(Protocol):
@@ -87,6 +88,7 @@ class _Known:
     news: dict[str, WorkerNews] | None = None
     problem: str | None = None
     no_rent_before_ms: int = 0
+    dearer: tuple[int, tuple[Offer, ...]] = (0, ())  # when last looked for, see `Controller._at_any_price`
     unwritable: bool = False  # the ledger, in this tick
 
 
@@ -508,8 +510,18 @@ class Controller:
                 if each.offer.id not in bidding
             ]
         if not found:
-            self._alarm(offers.nothing_fits(seen, query, self._image_gb))
+            query = replace(query, interruptible=action.interruptible)
+            self._alarm(offers.nothing_fits(seen or self._at_any_price(query), query, self._image_gb))
         return found
+
+    def _at_any_price(self, query: OfferQuery) -> tuple[Offer, ...]:
+        """What the market leaves out of a search with a price; only to be told, so not asked for at every tick."""
+        now = self._clock.now_ms()
+        at_ms, seen = self._known.dearer
+        if now - at_ms >= DEARER_MS:
+            seen = self._cloud.offers(replace(query, max_usd_per_hour=None))
+            self._known.dearer = now, seen
+        return seen
 
     def _give_up(self, problem: str) -> None:
         """The market refuses for good: nothing more is rented, and workers finish what they hold."""
