@@ -532,6 +532,13 @@ def test_one_that_lies_about_its_speed_makes_nobody_slow() -> None:
     assert destroyed(decide(rows, mine, [liar, honest[0], slow], speeds=learned)) == {103}
 
 
+def test_one_that_claims_to_be_enough_alone_is_not_believed() -> None:
+    mine = intent(1)
+    work = replace(WORK, queued_audio_ms=500 * HOUR_MS)
+    targets = [decide([row(mine)], [mine], [news(mine, rtfx=rtfx)], work).target for rtfx in (60.0, 9_999.0)]
+    assert targets[0] >= targets[1] > 1
+
+
 def test_a_worker_gets_nothing_more_shortly_before_its_end_also_of_the_contract_by_the_markets_own_clock() -> None:
     mine = intent(1, expires_ms=NOW + 200_000)
     assert of_kind(decide([row(mine)], [mine], [news(mine)]), DrainWorker)[0].nonce == "n001"
