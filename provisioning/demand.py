@@ -6,7 +6,7 @@ a lost one held. Both answer with a sentence where nobody is there or the key is
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Protocol
 
@@ -21,6 +21,13 @@ log = logging.getLogger(__name__)
 WORKFLOW = "transcribe_media"
 SAMPLE_MS = 30_000  # what detect_language hears of each sample; a handful of seconds next to any job
 GUESSED_CHUNK_MS = 60_000  # of a task whose execution is not to be read; a chunk is 30 to 120 s by default
+
+
+LOOK_S = 10.0  # for all questions of one look: machines wait to be destroyed meanwhile
+JOBS_A_LOOK = 10  # executions that are read at one look; each is read once
+
+Lengths = dict[str, tuple[int, int]]
+"""Of one execution, by kind of task: milliseconds of audio in all, and number of tasks."""
 
 
 class GatewaySilent(TransientError):
@@ -176,15 +183,17 @@ class ConductorDemand:
         self._said: str | None = None
         self._gateway = gateway
         self._kinds = tuple(kinds)
-        self._jobs: dict[str, dict[str, float]] = {}
+        self._jobs: dict[str, Lengths] = {}
+        self._timeout_s = timeout_s
 
     def close(self) -> None:
         self._http.close()
 
     def look(self) -> Demand:
+        end = time.monotonic() + LOOK_S
         try:
-            audio, tasks = self._queued()
-        except (httpx.HTTPError, ValueError) as error:
+            audio, tasks = self._queued(end)
+        except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
             self._tell(
                 f"The Conductor server does not answer at {self._server.removesuffix('/api')} ({one_line(error)}): "
                 "nothing is rented or given back for its queue until it does."
@@ -203,48 +212,67 @@ class ConductorDemand:
             self._said = text
             self._say(text)
 
-    def _queued(self) -> tuple[int, int]:
-        """Audio (milliseconds) and number of the tasks that wait."""
-        sizes = {kind: self._size(kind) for kind in self._kinds}
+    def _queued(self, end: float) -> tuple[int, int]:
+        """Audio (milliseconds) and number of the tasks that wait. Raises what odd answers do: then nothing is known."""
+        sizes = {kind: self._size(kind, end) for kind in self._kinds}
         if not any(sizes.values()):
             return 0, 0
-        means = self._means()
+        means = self._means(end)
         return round(sum(size * means.get(kind, GUESSED_CHUNK_MS) for kind, size in sizes.items())), sum(sizes.values())
 
-    def _size(self, kind: str) -> int:
-        answer = self._get("/tasks/queue/size", {"taskType": kind})
-        return int(answer) if isinstance(answer, int) else 0
+    def _size(self, kind: str, end: float) -> int:
+        """Raises ValueError for what is no number: taken for none, it would end a fleet that has work."""
+        answer = self._get("/tasks/queue/size", {"taskType": kind}, end)
+        if not isinstance(answer, int) or isinstance(answer, bool) or answer < 0:
+            raise ValueError(f"its queue of {kind} is said to be {str(answer)[:40]} long")
+        return answer
 
-    def _means(self) -> dict[str, float]:
-        """Milliseconds of audio per task by kind, over the executions that run."""
-        running = [str(job) for job in self._get(f"/workflow/running/{WORKFLOW}") or ()]
-        self._jobs = {job: known for job, known in self._jobs.items() if job in running}
-        for job in running:
-            if job not in self._jobs and (lengths := self._lengths(job)):
+    def _means(self, end: float) -> dict[str, float]:
+        """Milliseconds of audio per task by kind, over the executions that run, each with as many tasks as it has.
+
+        JOBS_A_LOOK of them are read at one time, and as far as the time goes: the others at the next.
+        """
+        running = [str(job) for job in self._get(f"/workflow/running/{WORKFLOW}", None, end) or ()]
+        known = set(running)
+        self._jobs = {job: lengths for job, lengths in self._jobs.items() if job in known}
+        for job in [job for job in running if job not in self._jobs][:JOBS_A_LOOK]:
+            if time.monotonic() >= end:
+                break
+            if lengths := self._lengths(job, end):
                 self._jobs[job] = lengths
-        kinds = {kind for lengths in self._jobs.values() for kind in lengths}
-        return {kind: _mean([known[kind] for known in self._jobs.values() if kind in known]) for kind in kinds}
+        return _means_of(self._jobs.values())
 
-    def _lengths(self, job: str) -> dict[str, float]:
+    def _lengths(self, job: str, end: float) -> Lengths:
         """Empty until the job is planned, so that it is read again."""
-        raw = self._get(f"/workflow/{job}", {"includeTasks": "true"})
+        raw = self._get(f"/workflow/{job}", {"includeTasks": "true"}, end)
         if not isinstance(raw, dict):
             return {}
         view = progress.from_workflow(raw, int(time.time() * 1000))
         if not view.duration_ms or not view.chunks_total:
             return {}
-        found = {progress.TRANSCRIBE: view.duration_ms / view.chunks_total, progress.LANGUAGE: float(SAMPLE_MS)}
+        found = {progress.TRANSCRIBE: (view.duration_ms, view.chunks_total), progress.LANGUAGE: (SAMPLE_MS, 1)}
         if view.parts_total:
-            found[progress.DIARIZE] = view.duration_ms / view.parts_total
+            found[progress.DIARIZE] = (view.duration_ms, view.parts_total)
         return found
 
-    def _get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
-        answer = self._http.get(path, params=dict(query or {}))
+    def _get(self, path: str, query: Mapping[str, str] | None, end: float) -> Any:
+        """None where there is no such thing. Raises httpx.TimeoutException once `end` is past: others wait, too."""
+        left = min(self._timeout_s, end - time.monotonic())
+        if left <= 0:
+            raise httpx.ReadTimeout(f"no answers within {LOOK_S:.0f} s")
+        answer = self._http.get(path, params=dict(query or {}), timeout=left)
         if answer.status_code == 404:  # an execution that ended and was removed while it was asked for
             return None
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _means_of(jobs: Iterable[Lengths]) -> dict[str, float]:
+    """A thousand short chunks of one job and one long of another are a thousand short ones."""
+    audio: dict[str, int] = {}
+    tasks: dict[str, int] = {}
+    for lengths in jobs:
+        for kind, (audio_ms, count) in lengths.items():
+            audio[kind] = audio.get(kind, 0) + audio_ms
+            tasks[kind] = tasks.get(kind, 0) + count
+    return {kind: audio[kind] / tasks[kind] for kind in audio}
