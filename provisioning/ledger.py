@@ -20,6 +20,7 @@ from provisioning.budget import Meter
 from provisioning.fleet import Intent, Speeds, Strike
 from provisioning.locks import FileLock
 from workers.errors import StorageError, TerminalError, one_line
+from workers.messages import DEFAULT_MODEL
 
 VERSION = 2
 OWNER_TTL_MS = 120_000  # an owner on another machine that said nothing for so long is gone: a tick takes 10 to 15 s
@@ -37,7 +38,7 @@ CREATE TABLE intents(
     lists_without INTEGER NOT NULL, last_missed_ms INTEGER, usd_per_gb REAL NOT NULL);
 CREATE TABLE samples(at_ms INTEGER NOT NULL, live INTEGER NOT NULL, usd_per_hour REAL NOT NULL, usd REAL NOT NULL);
 CREATE TABLE strikes(machine_id INTEGER NOT NULL, until_ms INTEGER NOT NULL, reason TEXT NOT NULL);
-CREATE TABLE speeds(gpu_name TEXT PRIMARY KEY, rtfx REAL NOT NULL);
+CREATE TABLE speeds(model TEXT NOT NULL, gpu_name TEXT NOT NULL, rtfx REAL NOT NULL, PRIMARY KEY (model, gpu_name));
 CREATE TABLE boots(seconds REAL NOT NULL);
 CREATE TABLE owner(who TEXT NOT NULL, host TEXT NOT NULL, since_ms INTEGER NOT NULL, seen_ms INTEGER NOT NULL);
 CREATE TABLE notes(name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -118,7 +119,7 @@ class Ledger:
         Raises FleetTaken where another one lives, on this machine (flock) or lately on another (the row).
         """
         me, host = f"process {os.getpid()}", socket.gethostname()
-        taken = self._lock.acquire(timeout=0)
+        taken = self._lock.acquire(timeout=1)  # others hold it for an instant, to see whether it is free
         row = self._rows("SELECT who, host, seen_ms FROM owner")
         elsewhere = bool(row) and row[0][1] != host and now_ms - row[0][2] < OWNER_TTL_MS
         if not taken or elsewhere:
@@ -186,29 +187,30 @@ class Ledger:
             for row in self._rows("SELECT machine_id, until_ms, reason FROM strikes WHERE until_ms > ?", now_ms)
         )
 
-    def measured(self, gpu_name: str, rtfx: float, guess: float) -> None:
-        """Audio seconds per second of one GPU, into the running mean of its kind.
+    def measured(self, gpu_name: str, rtfx: float, guess: float, model: str = DEFAULT_MODEL) -> None:
+        """Audio seconds per second of one GPU with this model, into the running mean of its kind.
 
         One machine may lie: it moves what is known by a factor of MOST_STEP at most, and begins it at no more than
         MOST_FIRST times the guess.
         """
         with self._write() as db:
-            row = db.execute("SELECT rtfx FROM speeds WHERE gpu_name = ?", (gpu_name,)).fetchone()
+            row = db.execute("SELECT rtfx FROM speeds WHERE model = ? AND gpu_name = ?", (model, gpu_name)).fetchone()
             if row is None:
                 mean = min(rtfx, MOST_FIRST * guess)
             else:
                 bounded = min(max(rtfx, row[0] / MOST_STEP), row[0] * MOST_STEP)
                 mean = row[0] + SPEED_WEIGHT * (bounded - row[0])
-            db.execute("INSERT OR REPLACE INTO speeds VALUES (?, ?)", (gpu_name, mean))
+            db.execute("INSERT OR REPLACE INTO speeds VALUES (?, ?, ?)", (model, gpu_name, mean))
 
     def booted(self, seconds: float) -> None:
         with self._write() as db:
             db.execute("INSERT INTO boots VALUES (?)", (seconds,))
             db.execute(f"DELETE FROM boots WHERE rowid <= (SELECT max(rowid) FROM boots) - {BOOTS_KEPT}")
 
-    def speeds(self) -> Speeds:
+    def speeds(self, model: str = DEFAULT_MODEL) -> Speeds:
+        """With this model: a small one is ten times as fast, and what it was would refuse all that run a large one."""
         return Speeds(
-            rtfx=dict(self._rows("SELECT gpu_name, rtfx FROM speeds")),
+            rtfx=dict(self._rows("SELECT gpu_name, rtfx FROM speeds WHERE model = ?", model)),
             boot_s=tuple(row[0] for row in self._rows("SELECT seconds FROM boots ORDER BY rowid")),
         )
 

@@ -12,6 +12,7 @@ from provisioning.hearing import Heard
 from provisioning.ledger import Ledger
 
 REFUSALS_BELIEVED = 3  # in a row: a market in trouble was seen to refuse good keys, and giving up costs the fleet
+CONTRADICTED_MS = 3 * 60_000  # of lists that lack whoever speaks: after that it is the list that is believed
 SPOKE_LATELY_MS = 45_000  # two heartbeats of a worker, and some
 
 Rows = tuple[Instance, ...]
@@ -33,13 +34,19 @@ class Listing:
         self.blind_since_ms: int | None = None
         self.clean_since_ms: int | None = None
         self.refused: str | None = None
+        self._contradicted_ms: int | None = None  # since when
 
     def look(self, heard: Heard, now_ms: int) -> Rows | None:
         """All rows of the account, or None: blind."""
         rows = self._ask()
-        if rows is not None and self._is_contradicted(rows, heard, now_ms):
-            self._alarm("The market lists no machine of this fleet while their workers speak: that is not believed.")
-            rows = None
+        contradicted = rows is not None and self._is_contradicted(rows, heard, now_ms)
+        if not contradicted:
+            self._contradicted_ms = None if rows is not None else self._contradicted_ms
+        else:
+            self._contradicted_ms = now_ms if self._contradicted_ms is None else self._contradicted_ms
+            if now_ms - self._contradicted_ms < CONTRADICTED_MS:
+                self._alarm("The market lists no machine of this fleet while its workers speak: that is not believed.")
+                rows = None
         if rows is None:
             self.blind_since_ms = now_ms if self.blind_since_ms is None else self.blind_since_ms
             self.clean_since_ms = None

@@ -269,7 +269,7 @@ class Controller:
             intents,
             demand,
             self._limits(count),
-            self._ledger.speeds(),
+            self._ledger.speeds(self.spec.model),
             self._ledger.strikes(now),
             self._meter.usd(now),
             now,
@@ -347,7 +347,7 @@ class Controller:
             if audio_ms > 0 and busy_ms > 0:
                 # never what a machine says of itself: one lie would make all others of its kind slow
                 guess = offers.speed_of(intent.gpu_name, Speeds(), self.spec.model).rtfx
-                self._keep(partial(self._ledger.measured, intent.gpu_name, audio_ms / busy_ms, guess))
+                self._keep(partial(self._ledger.measured, intent.gpu_name, audio_ms / busy_ms, guess, self.spec.model))
 
     def _bill(self, rows: Rows | None, heard: Heard, intents: tuple[Intent, ...], now_ms: int) -> None:
         fleet, image_gb = self.spec.fleet, self._image_gb
@@ -481,7 +481,7 @@ class Controller:
         left_usd = policy.NO_MORE * limits.max_usd - spent_usd
         rate = sum(intent.usd_per_hour for intent in opened) + count * usd_per_hour
         paid_s = left_usd / rate * 3600 if rate > 0 else limits.ttl_s
-        return min(limits.ttl_s, max(offers.boot_seconds(self._ledger.speeds()) + LEAST_WORK_S, paid_s))
+        return min(limits.ttl_s, max(offers.boot_seconds(self._ledger.speeds(self.spec.model)) + LEAST_WORK_S, paid_s))
 
     def _ranked(self, action: Rent) -> list[offers.Ranked]:
         """What can be rented now, best first; where too few can be bid for, machines on demand within the price too.
@@ -492,7 +492,7 @@ class Controller:
         if action.max_usd_per_hour is not None:
             price = min(price, action.max_usd_per_hour)
         query = replace(self.spec.query, interruptible=action.interruptible, max_usd_per_hour=price)
-        speeds = self._ledger.speeds()
+        speeds = self._ledger.speeds(self.spec.model)
         found: list[offers.Ranked] = []
         seen: tuple[Offer, ...] = ()
         if action.interruptible:

@@ -153,6 +153,14 @@ def test_a_file_of_another_version_is_put_aside(file: Path) -> None:
         assert "version 99" in ledger.notice
 
 
+def test_a_gpu_has_a_speed_for_each_model(file: Path) -> None:
+    with Ledger(file) as ledger:
+        ledger.measured("RTX 3090", 850.0, guess=850.0, model="tiny")
+        ledger.measured("RTX 3090", 70.0, guess=70.0, model="large-v3")
+        assert ledger.speeds("tiny").rtfx == {"RTX 3090": 850.0}
+        assert ledger.speeds("large-v3").rtfx == {"RTX 3090": 70.0}
+
+
 def test_a_full_disk_is_said_to_be_one_and_costs_nothing_but_what_was_to_be_written(file: Path) -> None:
     with Ledger(file) as ledger:
         ledger.note("kept", 1)
