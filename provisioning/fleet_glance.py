@@ -18,6 +18,7 @@ from provisioning.policy import plan
 from provisioning.renting import RENTED_KINDS
 from provisioning.status import FleetStatus, InstanceLine, Sighting
 from workers.errors import WhisperfleetError
+from workers.messages import DEFAULT_MODEL
 
 FRESH_MS = 60_000
 """A controller tells every 10 s, and at the latest after its longest tick."""
@@ -37,8 +38,8 @@ class Books:
     credit_usd: float | None = None  # of the account, before the first machine
 
 
-def books(place: Place) -> Books:
-    """Raises StorageError where the database is there and cannot be read."""
+def books(place: Place, model: str = DEFAULT_MODEL) -> Books:
+    """model: whose speeds. Raises StorageError where the database is there and cannot be read."""
     if not place.database.exists():
         return Books()
     with place.ledger() as ledger:
@@ -46,7 +47,7 @@ def books(place: Place) -> Books:
         return Books(
             ledger.intents(),
             ledger.meter(),
-            ledger.speeds(),
+            ledger.speeds(model),
             limits and Limits(**limits),
             told and status_from(told),
             ledger.noted("wanted") or {},

@@ -32,7 +32,7 @@ def offers(place: "Place", wanted: "Wanted", count: int, as_json: bool) -> None:
     from provisioning.fleet_glance import books
     from provisioning.fleet_offering import nothing_found, search
 
-    found, seen = search(place, wanted, books(place).speeds)
+    found, seen = search(place, wanted, books(place, wanted.model).speeds)
     if not found:
         raise CloudRefused(nothing_found(place, wanted, seen))
     shown = found[:count]
@@ -95,7 +95,7 @@ def plan(place: "Place", wanted: "Wanted", media: tuple[Path, ...], hours: float
     from provisioning.offers import estimate
 
     audio_ms = _audio_ms(media, hours)
-    known = books(place)
+    known = books(place, wanted.model)
     found, seen = search(place, wanted, known.speeds)
     if not found:
         raise CloudRefused(nothing_found(place, wanted, seen))
