@@ -148,18 +148,18 @@ def follow(
     place: Place,
     display: FleetDisplay,
     fulfilled: Callable[[FleetStatus | None], bool],
-    since_ms: int,
+    before: FleetStatus | None,
     patience_s: float = PATIENCE_S,
 ) -> FleetStatus:
     """Show what the controller that runs does, until it has done it, has left, or `patience_s` are over.
 
-    By what it has told since `since_ms`, None at first: the market is asked by one of us at a time, as it answers a
-    question a second.
+    By what it has told since it told `before`, None at first: the market is asked by one of us at a time, as it answers
+    a question a second.
     """
     end = place.time.monotonic() + patience_s
     while True:
         told = books(place).told
-        now = told if told is not None and told.at_ms > since_ms else None
+        now = told if told != before else None
         if now is not None:
             display.update(now)
         if fulfilled(now) or not place.controlled() or place.time.monotonic() >= end:

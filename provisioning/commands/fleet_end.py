@@ -51,8 +51,10 @@ def _end(place: "Place", mode: Literal["drain", "down"], patience_s: float, as_j
     from provisioning.fleet_checkup import client_installed, clock_warning
     from provisioning.fleet_control import wish
     from provisioning.fleet_display import make_display
+    from provisioning.fleet_glance import books
     from provisioning.ledger import Wish
     from provisioning.status import still_alive
+    from workers.errors import StorageError
 
     client_installed()
     end = place.time.monotonic() + patience_s
@@ -62,9 +64,17 @@ def _end(place: "Place", mode: Literal["drain", "down"], patience_s: float, as_j
         if warning:
             display.note(f"Warning: {warning}")
         controlled = place.controlled()
-        wish(place, lambda _: Wish("drain" if mode == "drain" else "close"))
+        told = books(place).told
+        try:
+            wish(place, lambda _: Wish("drain" if mode == "drain" else "close"))
+        except StorageError as error:
+            if controlled:  # it could not be told: there is what does without
+                raise StorageError(
+                    f"{error} `whisperfleet fleet reap --all --fleet {place.fleet}` ends its machines without that."
+                ) from None
+            display.note(f"Warning: {error}")
         if controlled:
-            now = _ask(place, mode, patience_s, display)
+            now = _ask(place, mode, told, patience_s, display)
         if not controlled or (now.lines and not place.controlled()):
             now, cancelled = _do(place, mode, max(0.0, end - place.time.monotonic()), display)
         display.note(f"{still_alive(now)} {_afterwards(place, now, cancelled)}")
@@ -109,14 +119,19 @@ def _do(
         return now, running.controller.stopped and not late
 
 
-def _ask(place: "Place", mode: Literal["drain", "down"], patience_s: float, display: "FleetDisplay") -> "FleetStatus":
+def _ask(
+    place: "Place",
+    mode: Literal["drain", "down"],
+    told: "FleetStatus | None",
+    patience_s: float,
+    display: "FleetDisplay",
+) -> "FleetStatus":
     """The controller ends them; when it says that nothing is left, that is looked for by another's eyes."""
     from provisioning.fleet_control import follow
     from provisioning.fleet_glance import books, look
     from provisioning.reconcile import LISTS_APART_MS
 
     display.note(f"A controller of fleet '{place.fleet}' runs: it is asked to end its machines.")
-    asked_ms = place.time.now_ms()
     clean_ms: int | None = None
 
     def gone(now: "FleetStatus | None") -> bool:
@@ -127,7 +142,7 @@ def _ask(place: "Place", mode: Literal["drain", "down"], patience_s: float, disp
         clean_ms = now.at_ms if clean_ms is None else clean_ms
         return now.at_ms - clean_ms >= LISTS_APART_MS
 
-    follow(place, display, gone, asked_ms, patience_s)
+    follow(place, display, gone, told, patience_s)
     return look(place, books(place))
 
 

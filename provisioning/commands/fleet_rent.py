@@ -25,7 +25,8 @@ ASKED_TO_END = "Another command has asked this fleet to end, so no more is rente
     "--controller/--no-controller",
     default=True,
     show_default=True,
-    help="Leave a controller in the background, that replaces what is lost and ends what is not needed.",
+    help="Leave a controller in the background, that replaces what is lost and ends what is not needed. Without one "
+    "the gateway ends all machines after a quarter of an hour.",
 )
 @renting_options
 @fleet_options
@@ -60,7 +61,7 @@ def _ensure_rentable(place: "Place", wanted: "Wanted") -> None:
 
     specification(place, wanted)
     ensure_ready(place, image(place, wanted))
-    known = books(place)
+    known = books(place, wanted.model)
     ensure_worthwhile(place, wanted, known.speeds, known.meter.usd(place.time.now_ms()))
 
 
@@ -118,13 +119,14 @@ def _rent(place: "Place", wanted: "Wanted", display: "FleetDisplay") -> "tuple[F
 def _hire(place: "Place", wanted: "Wanted", display: "FleetDisplay") -> "tuple[FleetStatus, bool]":
     """The controller comes first, and rents: so nothing that is rented is ever without one, whatever ends this."""
     from provisioning.fleet_control import start_in_background, wish
+    from provisioning.fleet_glance import books
     from provisioning.ledger import Wish
 
-    asked_ms = place.time.now_ms()
+    told, asked_ms = books(place).told, place.time.now_ms()
     wish(place, lambda _: Wish(held_instances=wanted.gpus, held_since_ms=asked_ms))
     number = start_in_background(place, wanted)
     display.note(f"A controller (process {number}) looks after them; it writes to {place.log}.")
-    return _followed(place, wanted.gpus, asked_ms, display)
+    return _followed(place, wanted.gpus, told, display)
 
 
 def _ask_for(place: "Place", wanted: "Wanted", display: "FleetDisplay") -> "tuple[FleetStatus, bool]":
@@ -135,7 +137,8 @@ def _ask_for(place: "Place", wanted: "Wanted", display: "FleetDisplay") -> "tupl
     from provisioning.fleet_glance import books
     from provisioning.ledger import Wish
 
-    asked_ms, limits = place.time.now_ms(), books(place).limits
+    asked_ms, known = place.time.now_ms(), books(place)
+    limits = known.limits
     most = limits.max_instances if limits else wanted.gpus
 
     def more(before: "Wish") -> "Wish":
@@ -151,10 +154,12 @@ def _ask_for(place: "Place", wanted: "Wanted", display: "FleetDisplay") -> "tupl
         )
 
     wish(place, more)
-    return _followed(place, wanted.gpus, asked_ms, display)
+    return _followed(place, wanted.gpus, known.told, display)
 
 
-def _followed(place: "Place", count: int, since_ms: int, display: "FleetDisplay") -> "tuple[FleetStatus, bool]":
+def _followed(
+    place: "Place", count: int, before: "FleetStatus | None", display: "FleetDisplay"
+) -> "tuple[FleetStatus, bool]":
     """Until the controller has so many, can have no more, or somebody wants it otherwise; whether that was so."""
     from dataclasses import replace
 
@@ -164,10 +169,10 @@ def _followed(place: "Place", count: int, since_ms: int, display: "FleetDisplay"
     enough = _Enough(count, lambda: ended_for_now(place))
     try:
         with interrupted_by_any_end():
-            now = follow(place, display, enough, since_ms)
+            now = follow(place, display, enough, before)
     except KeyboardInterrupt:
         now = glance(place)
-        wish(place, lambda before: replace(before, min_instances=0, max_instances=now.live, held_instances=0))
+        wish(place, lambda wished: replace(wished, min_instances=0, max_instances=now.live, held_instances=0))
         return now, True
     if enough.ended:
         display.note(ASKED_TO_END)
@@ -298,7 +303,7 @@ def _look_ahead(place: "Place", wanted: "Wanted", display: "FleetDisplay", adopt
             if finding.verdict == "fails":
                 display.note(f"Warning: {finding.detail}")
         return
-    known = books(place)
+    known = books(place, wanted.model)
     found, seen = search(place, wanted, known.speeds)
     if found:
         ensure_affordable(place, wanted, found, known.meter.usd(place.time.now_ms()))

@@ -756,6 +756,8 @@ def test_a_run_waits_for_a_price_and_says_so(stage: Stage) -> None:
     ran = stage("run", "--max-price", "0.06", "--budget", "2", "--until-idle")
     assert ran.exit_code == 0
     assert ran.stdout.startswith("Warning: No offer is under $0.06 an hour: the cheapest that fits is one RTX 3090")
+    assert ran.stdout.count("the cheapest that fits is one RTX 3090") == 2, "before it begins, and while it waits"
+    assert "The market has no offer of this kind" not in ran.stdout
     assert stage.fleet.gateway.done
     assert stage.rented() == []
 
