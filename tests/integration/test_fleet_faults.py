@@ -422,7 +422,7 @@ def test_machines_live_no_longer_than_the_money_lasts(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_cannot_be_written_ends_no_controller(tmp_path: Path, table: list[Row]) -> None:
-    """Its disk is full, or was taken away: the bill goes on in memory, nothing is rented, what has to go is destroyed."""
+    """Its disk is full or gone: the bill goes on in memory, nothing is rented, what has to go is destroyed."""
     with Fleet(tmp_path, **SLOWLY) as world:
         world.gateway.put(240, 1_500.0)
         with Ledger(world.database) as ledger, world.controller(ledger) as controller:
