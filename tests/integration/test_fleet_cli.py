@@ -2,6 +2,7 @@
 get it wrong. Most run in this process on the emulator's clock, where waiting costs nothing; a few are true processes.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -854,7 +855,7 @@ def test_down_right_after_up_leaves_nothing(real_time: tuple[VastEmulator, dict[
     log = tmp_path / "up.log"
     with log.open("wb") as out:
         up = subprocess.Popen(argv("fleet", "up", "--gpus", 2, *BOUNDS), env=environment, stdout=out, stderr=out)
-    assert _later(lambda: len(vast.alive()) == 1), log.read_text()
+    assert _later(lambda: len(vast.alive()) >= 1), log.read_text()
     controller = _controller_of(tmp_path)
     try:
         down = subprocess.Popen(argv("fleet", "down"), env=environment, stdout=subprocess.DEVNULL)
@@ -866,7 +867,8 @@ def test_down_right_after_up_leaves_nothing(real_time: tuple[VastEmulator, dict[
         down.terminate()
         down.wait(30)
     finally:
-        os.kill(controller, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it leaves when nothing is left
+            os.kill(controller, signal.SIGTERM)
     assert vast.truth().leaked == ()
 
 
@@ -878,7 +880,7 @@ def test_an_up_that_ends_midway_leaves_machines_to_a_controller(
     log = tmp_path / "up.log"
     with log.open("wb") as out:
         up = subprocess.Popen(argv("fleet", "up", "--gpus", 3, *BOUNDS), env=environment, stdout=out, stderr=out)
-    assert _later(lambda: len(vast.alive()) == 1), log.read_text()
+    assert _later(lambda: len(vast.alive()) >= 1), log.read_text()
     controller = _controller_of(tmp_path)
     try:
         assert controller != up.pid
@@ -891,4 +893,5 @@ def test_an_up_that_ends_midway_leaves_machines_to_a_controller(
         if end == "no credit":
             assert _later(lambda: not vast.alive()), "the controller ends what was rented"
     finally:
-        os.kill(controller, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it leaves when nothing is left
+            os.kill(controller, signal.SIGTERM)
