@@ -243,7 +243,7 @@ def _register(http: httpx.Client, count: int) -> None:
         for index, name in enumerate(names)
     ]  # fmt: skip
     fork = {"name": "fork", "taskReferenceName": "fork", "type": "FORK_JOIN", "forkTasks": [[task] for task in simple]}
-    join = {"name": "join", "taskReferenceName": "join", "type": "JOIN", "joinOn": names}
+    join = {"name": "join", "taskReferenceName": "join", "type": "JOIN", "joinOn": names, "joinMode": "SYNC"}
     definition = {
         "name": f"gateway_chunks_{count}", "version": 1, "schemaVersion": 2, "ownerEmail": "whisperfleet@localhost.org",
         "timeoutSeconds": 0, "timeoutPolicy": "ALERT_ONLY", "tasks": [fork, join],
