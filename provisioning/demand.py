@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import httpx
 
-from provisioning.fleet import Demand, WorkerNews
+from provisioning.fleet import ONLY_LOOKING, Demand, WorkerNews
 from workers.errors import TerminalError, TransientError, one_line
 from workflows import progress
 
@@ -94,8 +94,9 @@ class GatewayAdmin:
     def drain(self, nonce: str) -> None:
         self._ask("POST", f"/admin/instances/{nonce}/drain", missing_ok=True)
 
-    def workers(self) -> tuple[int, dict[str, WorkerNews]]:
-        answer = self._ask("GET", "/admin/instances")
+    def workers(self, only_looking: bool = False) -> tuple[int, dict[str, WorkerNews]]:
+        """only_looking: by somebody who does not control them, and is no sign that a controller lives."""
+        answer = self._ask("GET", "/admin/instances", headers={ONLY_LOOKING: "1"} if only_looking else None)
         rows = self._field(answer, "instances")
         try:
             news = [_news(row) for row in rows]
@@ -112,10 +113,16 @@ class GatewayAdmin:
             raise self._strange() from error
 
     def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, missing_ok: bool = False
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        missing_ok: bool = False,
     ) -> dict[str, Any]:
         try:
-            answer = self._http.request(method, path, json=body)
+            answer = self._http.request(method, path, json=body, headers=headers)
         except httpx.HTTPError as error:
             raise GatewaySilent(
                 f"The gateway's admin side does not answer at {self.address} ({one_line(error)}): start it by "

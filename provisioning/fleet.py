@@ -12,6 +12,8 @@ from typing import Literal
 from provisioning.cloud import Instance
 
 PREFIX = "wf1"
+ONLY_LOOKING = "X-Only-Looking"
+"""Header of a question to the gateway's own side by somebody who controls nothing: no sign of a controller's life."""
 _NONCE_LENGTH = 10
 _ALPHABET = string.digits + string.ascii_lowercase
 

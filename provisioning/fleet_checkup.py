@@ -222,7 +222,7 @@ def server_answers(place: "Place") -> str:
 
 def gateway_governed(place: "Place") -> str:
     """Raises what GatewayAdmin does, and ServerError where its key is not here."""
-    _, workers = place.gateway.workers()
+    _, workers = place.gateway.workers(only_looking=True)
     return f"{place.renting.gateway_admin} answers, and knows {len(workers)} machines"
 
 

@@ -129,7 +129,7 @@ def _known(kind: Any, told: Mapping[str, Any]) -> dict[str, Any]:
 def _workers(place: Place) -> dict[str, WorkerNews] | None:
     """None where the gateway does not tell: its silence is shown, and is no reason not to show the machines."""
     try:
-        return place.gateway.workers()[1]
+        return place.gateway.workers(only_looking=True)[1]
     except WhisperfleetError:
         return None
 

@@ -1,12 +1,18 @@
 """A gateway that no controller asks any more ends what was rented; one that is asked now and then does nothing."""
 
 import asyncio
+from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
-from provisioning.fleet import WorkerNews
+from provisioning.fleet import ONLY_LOOKING, WorkerNews
+from provisioning.gateway_admin import admin_app
 from provisioning.gateway_deadman import PATIENCE_MS, REVOKED_MS, Deadman
+from provisioning.gateway_desk import Desk
+from provisioning.gateway_tokens import Tokens
 
 
 class Machines:
@@ -54,3 +60,21 @@ def test_a_controller_that_asks_within_the_time_is_never_taken_for_dead(gaps: li
         now += gap
         assert deadman.verdict(now) is None
         deadman.asked(now)
+
+
+class Quiet:
+    """A desk without machines."""
+
+    def news(self) -> list[WorkerNews]:
+        return []
+
+
+@pytest.mark.parametrize(("only_looking", "counts"), [(False, 1), (True, 0)])
+def test_who_only_watches_is_not_taken_for_a_controller(only_looking: bool, counts: int) -> None:
+    asked: list[None] = []
+    app = admin_app(cast(Desk, Quiet()), cast(Tokens, None), b"key", lambda: asked.append(None))
+    looking = {ONLY_LOOKING: "1"} if only_looking else {}
+    with TestClient(app) as admin:
+        answer = admin.get("/admin/instances", headers={"Authorization": "Bearer key", **looking})
+    assert answer.json()["instances"] == []
+    assert len(asked) == counts
