@@ -275,7 +275,7 @@ def a_life(world: Fleet) -> Callable[[Controller], None]:
 
     def live(controller: Controller) -> None:
         controller.up(1)
-        world.clock.advance(45)
+        world.clock.advance(120)  # by then lists show it, and it works
         controller.tick()
         world.vast.faults.add("F8", who="one")
         world.clock.advance(10)
