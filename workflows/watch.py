@@ -49,15 +49,20 @@ def watch(
     the server was silent for SILENT_SECONDS.
     """
     heard = time.monotonic()
+    silent, back = False, float("-inf")
     while any(not job.over for job in jobs):
         check()
         try:
             alive = cache(client.live_workers)  # asked once a round, whatever the number of jobs
+            # who comes back after a silence has heard of no worker since before it: they have to announce themselves
+            settled = not silent and time.monotonic() - back > NO_WORKER_MS / 1000
             for job in jobs:
                 if not job.over:
-                    _look(client, job, display, follow, alive, progress())
+                    _look(client, job, display, follow, alive, progress(), settled)
             heard = time.monotonic()
+            silent, back = False, heard if silent else back
         except ServerSilent:
+            silent = True
             if time.monotonic() - heard > SILENT_SECONDS:
                 raise
         time.sleep(_pause(jobs))
@@ -75,6 +80,7 @@ def _look(
     follow: bool,
     alive: Callable[[str], int],
     progress: Mapping[str, float],
+    settled: bool,
 ) -> None:
     workflow = client.workflow(job.id)
     for task in workflow.get("tasks") or ():
@@ -88,7 +94,7 @@ def _look(
     if view.over:
         job.over = True
         _end(job, workflow, display)
-    else:
+    elif settled:
         _check_workers(client, view, now_ms)
 
 
