@@ -5,7 +5,8 @@ DELETE /admin/instances/{nonce}         -> {"freed": [task ids]}
 POST   /admin/instances/{nonce}/drain   -> {}
 GET    /admin/instances                 -> {"time_ms", "instances": [WorkerNews]}
 GET    /admin/demand                    -> Demand
-GET    /metrics, /health                   without the key
+GET    /metrics                         for Prometheus, with the key as well
+GET    /health                          without it
 """
 
 import json

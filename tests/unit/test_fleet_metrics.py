@@ -3,6 +3,7 @@
 import re
 
 import httpx
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from provisioning.fleet import Demand
@@ -62,8 +63,18 @@ def test_it_is_asked_over_http() -> None:
 
 
 def test_without_an_address_nothing_listens() -> None:
+    before = listening()
     with measured(None) as show:
         show(status())
+        assert listening() == before
+    with measured("127.0.0.1:0"):
+        assert len(listening() - before) == 1
+
+
+def listening() -> set[int]:
+    """Ports of this process."""
+    found = psutil.Process().net_connections("tcp")
+    return {connection.laddr.port for connection in found if connection.status == psutil.CONN_LISTEN}
 
 
 @pytest.mark.parametrize("address", ["7403", "host", ":7403", "127.0.0.1:x", "127.0.0.1:70000"])
