@@ -3,6 +3,7 @@
 First the routes alone at a real socket, then the whole gateway before a real Conductor.
 """
 
+import contextlib
 import hashlib
 import json
 import socket
@@ -395,13 +396,24 @@ def test_a_download_that_trickles_ends(served: Served, storage: Storage, monkeyp
     monkeypatch.setattr(gateway_objects, "DOWNLOAD_S", 0.3)
     monkeypatch.setattr(gateway_objects, "SLOWEST_BYTES_PER_S", 1e12)
     fill(storage)
-    storage.put_bytes(KEYS.audio(1), b"x" * (32 << 20))
+    size = 32 << 20  # more than the buffers between the two hold
+    storage.put_bytes(KEYS.audio(1), b"x" * size)
     mine = lease()
     address = served.add(mine)
     lines = [trickled(served, f"/objects/{mine.grant}/{KEYS.audio(1)}") for _ in range(gateway_objects.DOWNLOADS)]
     until(200, lambda: httpx.get(f"{address}/{KEYS.plan}").status_code)
     for line in lines:
+        assert what_is_left(line) < size, "it was cut off"
         line.close()
+
+
+def what_is_left(line: socket.socket) -> int:
+    """Bytes that still come out of a connection, until it ends in whatever way."""
+    size = 0
+    with contextlib.suppress(ConnectionResetError):
+        while piece := line.recv(1 << 20):
+            size += len(piece)
+    return size
 
 
 def test_objects_of_s3_are_read_piece_by_piece(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
