@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,16 @@ def machine(*packages: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_before": os.getloadavg(),
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: installed(name) for name in packages},
     }
+
+
+def installed(package: str) -> str | None:
+    """The version of a package; None where it is not here."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def spread(values: Sequence[float]) -> str:

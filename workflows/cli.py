@@ -17,6 +17,7 @@ COMMANDS = {
     "models": "workflows.commands.models:models",
     "fleet": "provisioning.commands.fleet:fleet",
     "gateway": "provisioning.commands.gateway:gateway",
+    "bench": "benchmarks.command:bench",
     "doctor": "workflows.commands.doctor:doctor",
 }
 BUG_EXIT = 70  # EX_SOFTWARE
