@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.context import Context
+from workers.errors import OptionError
 from workers.settings import Settings
 from workers.storage import open_storage
 
@@ -50,6 +51,17 @@ def working_folder(given: str | None) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="whisperfleet-benchmark-") as folder:
         yield Path(folder)
+
+
+@contextmanager
+def bench_extra() -> Iterator[None]:
+    """Import in this block what only the extra `bench` brings. Raises OptionError where it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f'The benchmarks need {error.name}, which is not installed: pip install "whisperfleet[bench]".'
+        ) from error
 
 
 def machine(*packages: str) -> dict[str, Any]:

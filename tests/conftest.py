@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.speech import Recorded, Script, no_pause_script, record, record_bilingual
 from tests.support.browser import ConductorUi, chromium
 from tests.support.services import absent, require
-from tests.support.speech import Recorded, Script, no_pause_script, record, record_bilingual
 from workers import settings as environment
 from workers.errors import ServerError
 from workers.settings import Settings

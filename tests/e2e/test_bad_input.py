@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.scoring import word_error_rate
 from tests.conftest import S3, Conductor
 from tests.support.bad_media import good_text, hanging_server, hide_whisper, make_media, mounted, web_server
 from tests.support.command import Ran, background, transcript, whisperfleet
-from tests.support.scoring import word_error_rate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from benchmarks.speech import Recorded, Script
 from provisioning import conductor as embedded
 from tests.conftest import Conductor, Studio
 from tests.support.command import argv, content, start, transcript, whisperfleet
-from tests.support.speech import Recorded, Script
 from workers import settings as environment
 from workers.messages import JobKeys
 from workers.storage import open_storage

@@ -14,10 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.speech import Recorded, Script
 from provisioning.fleet import Label
 from tests.conftest import Conductor, Studio
 from tests.support.command import content, start, whisperfleet
-from tests.support.speech import Recorded, Script
 from tests.vast_emulator import Container, Contract, ProcessLauncher, RealClock, Timing, VastEmulator
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]

@@ -8,12 +8,12 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import soundfile
 
+from benchmarks.speech import Recorded
 from tests.conftest import Conductor, Studio
 from tests.e2e.test_faults import wait_until, workers_of
 from tests.support.command import Ran, start, transcript, whisperfleet
 from tests.support.mixtures import conversation
 from tests.support.speaker_scoring import SaidWord, diarization_error, word_diarization_error
-from tests.support.speech import Recorded
 from workers.messages import SpeakerResult
 from workers.spans import SAMPLES_PER_MS, Span
 from workers.transcript import Transcript

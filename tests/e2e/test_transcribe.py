@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.scoring import density, errors_by_time, said_words, word_error_rate
+from benchmarks.speech import Recorded, Script
 from tests.conftest import S3, Conductor, Studio
 from tests.support.command import content, transcript, whisperfleet
-from tests.support.scoring import density, errors_by_time, said_words, word_error_rate
-from tests.support.speech import Recorded, Script
 from workers import settings as environment
 from workers.messages import DEFAULT_FORMATS, RecognizeOptions
 from workers.recognizers.loading import load

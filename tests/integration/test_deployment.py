@@ -27,6 +27,8 @@ import jsonschema
 import pytest
 import yaml
 
+from benchmarks.scoring import word_error_rate
+from benchmarks.speech import Script
 from tests.conftest import Studio
 from tests.support.command import transcript
 from tests.support.dashboard import Series, draw
@@ -42,9 +44,7 @@ from tests.support.deployment import (
     whisperfleet,
 )
 from tests.support.s3_program import VERSION as S3_VERSION
-from tests.support.scoring import word_error_rate
 from tests.support.services import absent, found, require, s3_program
-from tests.support.speech import Script
 from tests.vast_emulator import ProcessLauncher, RealClock, Timing, VastEmulator
 from workers import settings as environment
 

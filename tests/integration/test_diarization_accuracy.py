@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.speech import Recorded, Script, Sentence
 from tests.conftest import Studio
 from tests.support.mixtures import conversation
 from tests.support.services import absent, require
 from tests.support.speaker_scoring import SaidWord, diarization_error, speaker_word_error, word_diarization_error
-from tests.support.speech import Recorded, Script, Sentence
 from workers.attribution import attribute
 from workers.diarizers import Clustered, Pcm, Windows
 from workers.diarizers.ge2e import Ge2e

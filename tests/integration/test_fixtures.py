@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from benchmarks.scoring import word_error_rate
+from benchmarks.speech import Script
 from tests.conftest import S3, Conductor, Studio
-from tests.support.scoring import word_error_rate
-from tests.support.speech import Script
 from workers import settings
 
 pytestmark = pytest.mark.integration

@@ -16,13 +16,13 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from benchmarks.speech import Script
 from provisioning.demand import GatewayAdmin
 from provisioning.gateway_desk import MOST_LOSSES
 from provisioning.gateway_tokens import Tokens
 from tests.conftest import Conductor, Studio
 from tests.support.command import background, content, start, whisperfleet
 from tests.support.gateways import BARE, SIGNING_KEY, OpenGateway, chunks, finish, objects, open_gateway, polled, update
-from tests.support.speech import Script
 from workers import settings as environment
 from workers.errors import OptionError, StorageError
 from workers.settings import Settings

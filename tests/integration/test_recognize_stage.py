@@ -9,8 +9,8 @@ from typing import cast
 import pytest
 import soundfile
 
+from benchmarks.speech import Script
 from tests.conftest import Studio
-from tests.support.speech import Script
 from tests.support.stages import make_context
 from workers import settings as environment
 from workers.context import Context

@@ -11,8 +11,8 @@ from typing import Any, cast, get_args
 import pytest
 import soundfile
 
-from tests.support.scoring import word_error_rate
-from tests.support.speech import Script
+from benchmarks.scoring import word_error_rate
+from benchmarks.speech import Script
 from workers.errors import EngineError, ModelError, WorkAborted
 from workers.messages import Engine, RecognizeOptions
 from workers.models import demo_recording, locate

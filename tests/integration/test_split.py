@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.speech import Script
 from tests.conftest import Studio
 from tests.support.media import Job, assert_tiled, bursts, context, ffmpeg, write_wav
-from tests.support.speech import Script
 from workers.errors import MediaError, OptionError, WorkAborted
 from workers.messages import Chunk, JobInput, JobKeys, JobPlan, SplitMediaInput
 from workers.spans import SAMPLE_RATE, Span

@@ -4,7 +4,7 @@ The voices are flite's four recorded ones and, for a fifth and a sixth person, o
 Not more of espeak's: its voices differ in pitch and filter alone, and a speaker encoder takes them for one person.
 """
 
-from tests.support.speech import Script
+from benchmarks.speech import Script
 
 
 def conversation(speakers: int, seed: int = 1, seconds: float = 300) -> Script:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from tests.support.scoring import normal_words
+from benchmarks.scoring import normal_words
 
 
 class Turn(Protocol):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.scoring import (
+from benchmarks.scoring import (
     Density,
     TimedWord,
     density,
@@ -13,7 +13,7 @@ from tests.support.scoring import (
     said_words,
     word_error_rate,
 )
-from tests.support.speech import Sentence
+from benchmarks.speech import Sentence
 from workers.transcript import Segment, Word
 
 TRUTH = (

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.speech import english
+from benchmarks.speech import english
 from workers.spans import Span
 from workers.suspicion import RATIO, RATIO_WORDS, compression_ratio, suspect, tokens
 from workers.transcript import Segment

@@ -24,8 +24,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import soundfile
-from scipy.signal import resample_poly
 
+from benchmarks.surroundings import bench_extra
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS
 
 Audio = npt.NDArray[np.float32]
@@ -274,6 +274,8 @@ def _audition(rng: random.Random, script: Script) -> Voice:
 
 def speak(voice: Voice, text: str) -> Audio:
     """`text` spoken: samples at 16 kHz, the silence around it trimmed, peak 1."""
+    with bench_extra():
+        from scipy.signal import resample_poly
     with wave.open(io.BytesIO(_flite(voice, text) if voice.engine == "flite" else _espeak(voice, text))) as spoken:
         rate = spoken.getframerate()
         # espeak-ng streams, so its header claims more frames than there are; readframes stops at the end

@@ -5,10 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import jiwer
-from scipy.stats import fisher_exact
-
-from tests.support.speech import Sentence
+from benchmarks.speech import Sentence
+from benchmarks.surroundings import bench_extra
 from workers.transcript import Segment
 
 
@@ -44,6 +42,8 @@ def normal_words(text: str) -> list[str]:
 
 def word_error_rate(said: str, heard: str) -> float:
     """Word errors per word said, after normalising: 0.05 is 5 %."""
+    with bench_extra():
+        import jiwer
     return float(jiwer.wer(" ".join(normal_words(said)), " ".join(normal_words(heard))))
 
 
@@ -85,6 +85,8 @@ def align(said: Sequence[TimedWord], heard: Sequence[TimedWord]) -> tuple[WordEr
     if not said or not heard:  # jiwer refuses an empty reference
         lost = tuple(WordError("deletion", word.at_ms, word.text, None) for word in said)
         return lost + tuple(WordError("insertion", word.at_ms, None, word.text) for word in heard)
+    with bench_extra():
+        import jiwer
     output = jiwer.process_words(" ".join(word.text for word in said), " ".join(word.text for word in heard))
     errors: list[WordError] = []
     for part in output.alignments[0]:
@@ -123,6 +125,8 @@ class Density:
         A handful of cuts has some hundred words near them, where two errors more or less mean
         nothing: compare this with 0.05, not the rates with each other.
         """
+        with bench_extra():
+            from scipy.stats import fisher_exact
         near = [self.near_errors, max(0, self.near_words - self.near_errors)]
         far = [self.far_errors, max(0, self.far_words - self.far_errors)]
         return float(fisher_exact([near, far], alternative="greater").pvalue)
