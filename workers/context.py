@@ -18,9 +18,11 @@ class Context:
     """Services of one task execution.
 
     attempt counts from 1. live_workers asks the server how many recognizing workers are alive.
-    recognizer returns the loaded engine, alone for the caller until the stage returns; diarizer the one of
-    that name and model. siblings are the other tasks of the job, which give_up ends as failed.
-    waited_s: since the task was first scheduled, in seconds.
+    recognizer returns the loaded engine, alone for the caller until it says `recognized` or returns; diarizer the
+    one of that name and model. siblings are the other tasks of the job, which give_up ends as failed.
+    waited_s: since the task was first scheduled, in seconds. prepared is told how many seconds a chunk took to be
+    ready for the recognizer: the next one is fetched so much ahead. recognized says that the recognizer is needed no
+    longer: while a result is stored, the next chunk is heard.
     aborted turns true when the task was cancelled or its lease lost: long work asks now and then.
     """
 
@@ -36,6 +38,8 @@ class Context:
     siblings: Callable[[], tuple[Sibling, ...]]
     give_up: Callable[[Sibling, WhisperfleetError], None]
     waited_s: float = 0.0
+    prepared: Callable[[float], None] = lambda seconds: None
+    recognized: Callable[[], None] = lambda: None
 
     @property
     def media_cache(self) -> Path:

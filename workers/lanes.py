@@ -65,6 +65,7 @@ HAND_ON_SECONDS = 5
 HAND_ON_POLLS = 100  # eight minutes of handing on: longer than a worker that has the model is busy with one chunk
 DIARIZER_SECONDS = 7200.0  # pyannote's longest chunk, an hour, takes that on a slow processor; a task beyond it hangs
 FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0  # seconds between polls of an empty queue
+BUSY_LOOK = 0.1  # seconds between two looks whether it is time to poll at all
 
 
 @dataclass
@@ -137,6 +138,10 @@ def run_lane(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool] = 
     """Poll `kinds` in order, do what comes, until the desk drains."""
     pause = FIRST_PAUSE
     while not desk.draining.is_set():
+        if not may_poll():  # nobody is asked, so looking often costs nothing, and late would keep the engine waiting
+            desk.draining.wait(BUSY_LOOK)
+            pause = FIRST_PAUSE
+            continue
         held = _take(desk, kinds, may_poll)
         if held is None:
             desk.draining.wait(pause)
@@ -245,15 +250,13 @@ def _run_stage(desk: Desk, held: Held) -> Message:
         siblings=lambda: desk.client.siblings(task.workflow_id),
         give_up=desk.client.give_up,
         waited_s=max(0.0, time.time() - task.scheduled_ms / 1000),
+        prepared=desk.seat.prepared,
+        recognized=lambda: _leave(desk, held, finished=True),
     )
-    finished = False
     try:
-        output = run_task(task, context)
-        finished = True
-        return output
+        return run_task(task, context)
     finally:
-        if held.seated is not None:
-            desk.seat.leave(finished)
+        _leave(desk, held, finished=False)
 
 
 # task type -> its input, and the module of `workers.stages` with a function of the task's name; imported by need
@@ -304,6 +307,13 @@ def _seated(desk: Desk, held: Held, options: RecognizeOptions) -> Recognizer:
     if held.seated is None:
         held.seated = desk.seat.take(options)
     return held.seated
+
+
+def _leave(desk: Desk, held: Held, finished: bool) -> None:
+    """Give the seat back, if the task has it; `finished`: it has what it wanted, so its speed tells something."""
+    if held.seated is not None:
+        held.seated = None
+        desk.seat.leave(finished)
 
 
 def hand_in(desk: Desk, held: Held, send: Callable[[], None]) -> None:

@@ -479,7 +479,7 @@ class TranscribeChunkOutput(Message):
     words: int
     reused: bool = False
     suspicious: bool = False
-    seconds: dict[str, float] = Field(description="wait, fetch, inference, store")
+    seconds: dict[str, float] = Field(description="fetch, speech, wait, inference, store")
 
 
 class SpeakerRef(JobRef):

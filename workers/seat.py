@@ -2,16 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from workers.errors import DeadlineExceeded
 from workers.messages import RecognizeOptions
 from workers.recognizers import Audio, DecodeSettings, Recognition, Recognizer
 from workers.recognizers.deadline import deadline_seconds
-from workers.spans import SAMPLE_RATE
+from workers.spans import SAMPLE_RATE, Span
 
-FETCH_AHEAD_SECONDS = 2.0  # a chunk's audio is there in less; more would keep chunks from idle workers at the end
+POLL_SECONDS = 0.5  # until a task that is there is in hand: two looks of a lane, and the server's answer
+LONGEST_LEAD_SECONDS = 10.0  # ten minutes of audio from a slow store; whoever takes longer keeps the engine waiting
+FIRST_LEAD_SECONDS = 2.0  # before anything is known
 
 
 @dataclass
@@ -35,6 +37,7 @@ class EngineSeat:
     load: Callable[[str, str], Recognizer]
     clock: Callable[[], float] = time.monotonic
     rtfx: float | None = None
+    lead_seconds: float = FIRST_LEAD_SECONDS
     _free: threading.Lock = field(default_factory=threading.Lock)
     _recognizer: Recognizer | None = None
     _run: _Run | None = None
@@ -66,6 +69,14 @@ class EngineSeat:
             self.rtfx = latest if self.rtfx is None else (self.rtfx + latest) / 2
         self._free.release()
 
+    def prepared(self, seconds: float) -> None:
+        """How long a chunk took from its worker's hand to the seat: audio fetched, speech found.
+
+        The next is taken so much, and half as much again, before the engine is free: later, and the engine waits;
+        earlier, and a chunk lies here that an idle worker elsewhere could have had, which is felt at a job's end.
+        """
+        self.lead_seconds = min(LONGEST_LEAD_SECONDS, POLL_SECONDS + 1.5 * seconds)
+
     def remaining_seconds(self) -> float | None:
         """Until the running task is done; None when nobody sits or nothing is known yet."""
         run = self._run
@@ -84,7 +95,7 @@ class EngineSeat:
         While nobody sits the task in hand is still being fetched, or about to sit down: then it is too early.
         """
         remaining = self.remaining_seconds()
-        return remaining is not None and remaining <= FETCH_AHEAD_SECONDS
+        return remaining is not None and remaining <= self.lead_seconds
 
     def share_done(self) -> float:
         """0 to 1, as the engine last told; 0 while nobody sits."""
@@ -116,6 +127,7 @@ class SeatedRecognizer:
     def recognize(
         self,
         audio: Audio,
+        speech: Sequence[Span],
         options: RecognizeOptions,
         settings: DecodeSettings,
         wanted: Callable[[], None],
@@ -135,7 +147,7 @@ class SeatedRecognizer:
             self.run.share = share
             progress(share)
 
-        return self.inner.recognize(audio, options, settings, wanted_in_time, seen)
+        return self.inner.recognize(audio, speech, options, settings, wanted_in_time, seen)
 
     def language_probabilities(self, audio: Audio) -> dict[str, float]:
         return self.inner.language_probabilities(audio)

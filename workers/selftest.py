@@ -106,12 +106,13 @@ def _transcribe_demo(device: str) -> tuple[float, float]:
     from workers.messages import RecognizeOptions
     from workers.recognizers import DecodeSettings
     from workers.recognizers.loading import load
+    from workers.recognizers.windows import speech_of
 
     audio = _demo_audio()
     recognizer = load("faster-whisper", models.DEMO, device)
     options = RecognizeOptions(engine="faster-whisper", model=models.DEMO, language="en")
     began = time.monotonic()
-    found = recognizer.recognize(audio, options, DecodeSettings(), lambda: None, lambda share: None)
+    found = recognizer.recognize(audio, speech_of(audio), options, DecodeSettings(), lambda: None, lambda share: None)
     seconds = max(time.monotonic() - began, 1e-3)
     truth = json.loads(models.demo_recording().with_suffix(".json").read_text(encoding="utf-8"))
     heard = " ".join(segment.text for segment in found.segments)

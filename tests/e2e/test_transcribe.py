@@ -15,6 +15,7 @@ from tests.support.command import content, transcript, whisperfleet
 from workers import settings as environment
 from workers.messages import DEFAULT_FORMATS, RecognizeOptions
 from workers.recognizers.loading import load
+from workers.recognizers.windows import speech_of
 from workers.stages.recognize import recognize
 from workers.storage import open_storage
 from workers.transcript import Transcript
@@ -30,7 +31,8 @@ def serial_text(recorded: Recorded) -> str:
     audio, _ = soundfile.read(recorded.path, dtype="float32")
     engine = load("faster-whisper", "demo", device="cpu", threads=2)
     options = RecognizeOptions(model="demo", language="en")
-    recognition, _ = recognize(engine, np.ascontiguousarray(audio), options, lambda: None)
+    audio = np.ascontiguousarray(audio)
+    recognition, _ = recognize(engine, audio, speech_of(audio), options, lambda: None)
     return " ".join(segment.text for segment in recognition.segments)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -175,6 +175,7 @@ class Looping:
     def recognize(
         self,
         audio: Audio,
+        speech: Sequence[Span],
         options: RecognizeOptions,
         settings: DecodeSettings,
         wanted: Callable[[], None],
@@ -182,7 +183,7 @@ class Looping:
     ) -> Recognition:
         if settings == DecodeSettings():
             return Recognition((Segment(start_ms=0, end_ms=12_000, text="thank you " * 15),), "en")
-        return self.inner.recognize(audio, options, settings, wanted, progress)
+        return self.inner.recognize(audio, speech, options, settings, wanted, progress)
 
     def language_probabilities(self, audio: Audio) -> dict[str, float]:
         return self.inner.language_probabilities(audio)

@@ -58,7 +58,9 @@ def hear(
     recognizer: Recognizer, audio: Audio, settings: DecodeSettings | None = None, **options: object
 ) -> Recognition:
     asked = RecognizeOptions.model_validate({"engine": recognizer.engine, "language": "en", **options})
-    return recognizer.recognize(audio, asked, settings or DecodeSettings(), lambda: None, lambda share: None)
+    return recognizer.recognize(
+        audio, speech_of(audio), asked, settings or DecodeSettings(), lambda: None, lambda share: None
+    )
 
 
 @pytest.mark.parametrize("engine", get_args(Engine))
@@ -154,7 +156,9 @@ def test_work_that_nobody_wants_stops(batched: FasterWhisper, audio: Audio) -> N
         raise WorkAborted("cancelled")
 
     with pytest.raises(WorkAborted):
-        batched.recognize(audio, RecognizeOptions(language="en"), DecodeSettings(), unwanted, lambda share: None)
+        batched.recognize(
+            audio, speech_of(audio), RecognizeOptions(language="en"), DecodeSettings(), unwanted, lambda share: None
+        )
 
 
 @pytest.mark.parametrize("engine", ["faster-whisper", "faster-whisper-sequential"])

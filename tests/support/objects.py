@@ -124,6 +124,7 @@ class Scribe:
     def recognize(
         self,
         audio: Audio,
+        speech: Sequence[Span],
         options: RecognizeOptions,
         settings: DecodeSettings,
         wanted: Callable[[], None],

@@ -42,7 +42,7 @@ FULL = Transcript(
                 index=0,
                 core=Span.of(0, 30_000),
                 audio=Span.of(0, 33_000),
-                decodes=(Decode(settings={"vad": True}, kept=True, score=0.1),),
+                decodes=(Decode(settings={"one_by_one": False}, kept=True, score=0.1),),
             ),
         ),
         seconds={"plan": 0.5},

@@ -1,7 +1,7 @@
 """The engine's seat, on a clock of its own."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ import pytest
 from workers.errors import DeadlineExceeded
 from workers.messages import RecognizeOptions
 from workers.recognizers import Audio, DecodeSettings, Recognition
-from workers.seat import FETCH_AHEAD_SECONDS, EngineSeat
+from workers.seat import FIRST_LEAD_SECONDS, LONGEST_LEAD_SECONDS, EngineSeat
+from workers.spans import Span
 
 OPTIONS = RecognizeOptions(model="demo")
 MINUTE = np.zeros(60 * 16_000, np.float32)
@@ -37,6 +38,7 @@ class Engine:
     def recognize(
         self,
         audio: Audio,
+        speech: Sequence[Span],
         options: RecognizeOptions,
         settings: DecodeSettings,
         wanted: Callable[[], None],
@@ -57,7 +59,7 @@ def run(seat: EngineSeat, options: RecognizeOptions = OPTIONS) -> None:
     seated = seat.take(options)
     finished = False
     try:
-        seated.recognize(MINUTE, options, DecodeSettings(), lambda: None, lambda _: None)
+        seated.recognize(MINUTE, [], options, DecodeSettings(), lambda: None, lambda _: None)
         finished = True
     finally:
         seat.leave(finished)
@@ -90,7 +92,17 @@ def test_speed_is_learnt_and_tells_when_to_fetch_ahead() -> None:
     began = clock.now
     engine.seen = lambda: ahead.append((clock.now - began, seat.may_fetch_ahead()))
     run(seat)
-    assert ahead == [(s, 10 - s <= FETCH_AHEAD_SECONDS) for s in range(1, 11)]
+    assert ahead == [(s, 10 - s <= FIRST_LEAD_SECONDS) for s in range(1, 11)]
+
+
+def test_the_next_chunk_is_fetched_as_much_ahead_as_the_last_one_took_to_be_ready() -> None:
+    seat = EngineSeat(lambda *_: Engine(Clock(), "faster-whisper", "demo"), Clock())
+    seat.prepared(0.0)
+    quick = seat.lead_seconds
+    seat.prepared(2.0)
+    assert seat.lead_seconds == pytest.approx(quick + 3.0)
+    seat.prepared(600.0)
+    assert seat.lead_seconds == LONGEST_LEAD_SECONDS
 
 
 def test_before_any_speed_is_known_progress_tells() -> None:

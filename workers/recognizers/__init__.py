@@ -1,6 +1,6 @@
 """Speech recognition engines behind one protocol; a model is loaded once per process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.messages import RecognizeOptions
+from workers.spans import Span
 from workers.transcript import Segment
 
 Audio = NDArray[np.float32]  # shape (samples,), mono, 16 kHz, -1 to 1
@@ -28,7 +29,6 @@ class DecodeSettings:
     one_by_one: the engine moves one window along instead of decoding many at once.
     """
 
-    vad: bool = True
     one_by_one: bool = False
     temperatures: tuple[float, ...] = (0.0,)
     no_repeat_ngram_size: int = 0
@@ -38,7 +38,9 @@ class DecodeSettings:
 class Recognizer(Protocol):
     """A loaded model.
 
-    recognize may be called by one thread at a time. It calls `wanted` between pieces of work
+    recognize hears the stretches `speech` of the audio (milliseconds, ascending; see windows.speech_of: found by
+    whoever fetches the audio, while the engine is still at the chunk before). It may be called by one thread at a
+    time. It calls `wanted` between pieces of work
     (which raises to stop it) and `progress` with the share done, 0 to 1. It raises EngineError
     where the engine fails, and halves its batch by itself when memory runs out.
     """
@@ -52,6 +54,7 @@ class Recognizer(Protocol):
     def recognize(
         self,
         audio: Audio,
+        speech: Sequence[Span],
         options: RecognizeOptions,
         settings: DecodeSettings,
         wanted: Callable[[], None],

@@ -20,7 +20,7 @@ from workers.messages import RecognizeOptions
 from workers.recognizers import Audio, DecodeSettings, Recognition
 from workers.recognizers.memory import batch_for, in_batches
 from workers.recognizers.tidy import Heard, HeardWord, tidy
-from workers.recognizers.windows import plan_windows, speech_of, unheard_tail, voiced_stretches
+from workers.recognizers.windows import plan_windows, unheard_tail, voiced_stretches
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
 
 log = logging.getLogger(__name__)
@@ -48,13 +48,13 @@ class FasterWhisper:
     def recognize(
         self,
         audio: Audio,
+        speech: Sequence[Span],
         options: RecognizeOptions,
         settings: DecodeSettings,
         wanted: Callable[[], None],
         progress: Callable[[float], None],
     ) -> Recognition:
         audio_ms = len(audio) // SAMPLES_PER_MS
-        speech = speech_of(audio) if settings.vad else [Span.of(0, audio_ms)]
         if not speech:
             progress(1.0)
             return Recognition((), options.language)

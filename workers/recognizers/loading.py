@@ -13,7 +13,7 @@ from workers import models
 from workers.errors import EngineError, ModelError, OptionError, WhisperfleetError
 from workers.messages import Engine, RecognizeOptions
 from workers.recognizers import DecodeSettings, Recognizer
-from workers.spans import SAMPLE_RATE
+from workers.spans import SAMPLE_RATE, Span
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def warm_up(recognizer: Recognizer) -> None:
     noise = np.random.default_rng(0).normal(0, 1e-3, SAMPLE_RATE).astype(np.float32)
     options = RecognizeOptions(engine=cast(Engine, recognizer.engine), model=recognizer.model, language="en")
     try:
-        recognizer.recognize(noise, options, DecodeSettings(vad=False), lambda: None, lambda share: None)
+        recognizer.recognize(noise, [Span.of(0, 1000)], options, DecodeSettings(), lambda: None, lambda share: None)
     except EngineError as error:
         raise EngineError(f"The model {recognizer.model} was loaded but fails at its trial: {error}") from error
 

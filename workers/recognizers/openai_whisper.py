@@ -12,7 +12,7 @@ from workers.models import no_openai
 from workers.recognizers import Audio, DecodeSettings, Recognition
 from workers.recognizers.memory import is_out_of_memory
 from workers.recognizers.tidy import Heard, HeardWord, tidy
-from workers.recognizers.windows import plan_windows, speech_of
+from workers.recognizers.windows import plan_windows
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
 
 log = logging.getLogger(__name__)
@@ -43,13 +43,13 @@ class OpenAIWhisper:
     def recognize(
         self,
         audio: Audio,
+        speech: Sequence[Span],
         options: RecognizeOptions,
         settings: DecodeSettings,
         wanted: Callable[[], None],
         progress: Callable[[float], None],
     ) -> Recognition:
         audio_ms = len(audio) // SAMPLES_PER_MS
-        speech = speech_of(audio) if settings.vad else [Span.of(0, audio_ms)]
         if not speech:
             progress(1.0)
             return Recognition((), options.language)
