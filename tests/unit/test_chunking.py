@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.chunking import (
+    GROWTH,
     LONGEST_MS,
     OVERLAP_MS,
     SEARCH_MS,
+    SHARE,
     SHORTEST_MS,
     SILENCE_MS,
     cut_without_silence,
@@ -32,13 +34,27 @@ def lengths(span: Span, cuts: tuple[int, ...]) -> list[int]:
 
 
 @given(spans, workers)
-def test_auto_chunks_tile_within_bounds_long_first(span: Span, count: int) -> None:
+def test_auto_chunks_tile_within_bounds(span: Span, count: int) -> None:
     found = lengths(span, plan_cuts(span, "auto", count))
     assert sum(found) == span.duration_ms
     assert max(found) <= LONGEST_MS + 1
     assert len(found) == 1 or min(found) >= SHORTEST_MS - 1
-    # the last one takes what is left over, so it alone may be longer than the one before it
-    assert all(after <= before + 1 for before, after in itertools.pairwise(found[:-1]))
+
+
+@given(st.integers(2, 64), st.integers(1, 12 * 3_600_000))
+def test_rounds_are_whole_begin_short_and_grow_once(count: int, total_ms: int) -> None:
+    """Where each worker gets SHARE of the shortest chunks, and more."""
+    total_ms = max(total_ms, count * SHARE * SHORTEST_MS)
+    found = lengths(Span.of(0, total_ms), plan_cuts(Span.of(0, total_ms), "auto", count))
+    assert len(found) % count == 0
+    rounds = [found[at : at + count] for at in range(0, len(found), count)]
+    assert all(max(alike) - min(alike) <= 2 for alike in rounds)
+    assert max(*rounds[0], *rounds[-1]) <= SHORTEST_MS + 1
+    firsts = [alike[0] for alike in rounds]
+    longest = firsts.index(max(firsts))
+    assert all(after >= before - SHORTEST_MS for before, after in itertools.pairwise(firsts[: longest + 1]))
+    assert all(after <= before + SHORTEST_MS for before, after in itertools.pairwise(firsts[longest:]))
+    assert all(after <= GROWTH * before + SHORTEST_MS for before, after in itertools.pairwise(firsts))
 
 
 @given(spans, st.integers(5, 3600))
@@ -49,10 +65,21 @@ def test_chunk_seconds_is_a_ceiling_and_leaves_no_tiny_rest(span: Span, seconds:
     assert max(found) - min(found) <= 2
 
 
-def test_one_worker_gets_the_whole_and_many_get_shares() -> None:
+def test_one_worker_gets_the_whole_and_many_get_rounds() -> None:
     ten_minutes = Span.of(0, 600_000)
     assert plan_cuts(ten_minutes, "auto", 1) == ()
-    assert lengths(ten_minutes, plan_cuts(ten_minutes, "auto", 2))[:4] == [150_000, 150_000, 75_000, 75_000]
+    assert lengths(ten_minutes, plan_cuts(ten_minutes, "auto", 2))[:4] == [30_000, 30_000, 65_625, 65_625]
+    assert lengths(Span.of(0, 1_200_000), plan_cuts(Span.of(0, 1_200_000), "auto", 16)) == [37_500] * 32
+    assert lengths(Span.of(0, 200_000), plan_cuts(Span.of(0, 200_000), "auto", 16)) == [
+        *(33_333, 33_334, 33_333),
+        *(33_333, 33_334, 33_333),
+    ]
+    assert plan_cuts(Span.of(0, 59_000), "auto", 64) == ()
+
+
+def test_a_last_round_may_be_not_quite_full_where_that_makes_chunks_shorter() -> None:
+    """64 workers and 94.5 minutes: 189 chunks of 30 s, three rounds but for three, and not two rounds of 44 s."""
+    assert lengths(Span.of(0, 5_670_000), plan_cuts(Span.of(0, 5_670_000), "auto", 64)) == [30_000] * 189
 
 
 @given(st.integers(2, 64), st.integers(600, 36_000))
@@ -62,7 +89,20 @@ def test_all_workers_finish_together(count: int, seconds: int) -> None:
     for length in lengths(Span.of(0, seconds * 1000), plan_cuts(Span.of(0, seconds * 1000), "auto", count)):
         first = busy.index(min(busy))
         busy[first] += length
-    assert max(busy) <= seconds * 1000 / count + 2 * SHORTEST_MS
+    assert max(busy) <= seconds * 1000 / count + SHORTEST_MS
+
+
+@given(st.integers(2, 16), st.integers(3_600, 36_000))
+def test_the_splitter_keeps_ahead_of_the_workers(count: int, seconds: int) -> None:
+    """Workers that read 13 s of sound in a second, a splitter that cuts 700: all lose a round's cutting at most."""
+    cut = 0.0
+    free = [0.0] * count
+    for length in lengths(Span.of(0, seconds * 1000), plan_cuts(Span.of(0, seconds * 1000), "auto", count)):
+        cut += length / 700
+        first = free.index(min(free))
+        free[first] = max(free[first], cut) + length / 13
+    ramp = count * SHORTEST_MS / 700
+    assert max(free) <= seconds * 1000 / count / 13 + ramp + 100
 
 
 @given(spans, st.integers(5, 600))
