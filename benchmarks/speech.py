@@ -1,7 +1,8 @@
 """Synthetic recordings whose words, times and speakers are known exactly, spoken by espeak-ng and flite.
 
 The sentences are those of the grammar the demo model was trained on: it knows no other words, so
-keep the tables as they are. A recording is cached by its parameters and this file's text.
+keep the tables as they are. A recording is cached by its parameters and this file's text. However long it is, it is
+made and written piece by piece: 10 hours take no more memory than a minute.
 """
 
 import hashlib
@@ -9,11 +10,13 @@ import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import tempfile
+import time
 import wave
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -24,8 +27,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import soundfile
+from filelock import FileLock
 
 from benchmarks.surroundings import bench_extra
+from workers.errors import OptionError
 from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS
 
 Audio = npt.NDArray[np.float32]
@@ -47,11 +52,15 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A FLAC file (16 kHz, mono) and the truth about it."""
+    """A FLAC file (16 kHz, mono) and the truth about it, in the order in which the sentences begin.
+
+    made_in_s: how long it took to make when it was made, with others on the machine or not.
+    """
 
     path: Path
     duration_ms: int
     truth: tuple[Sentence, ...]
+    made_in_s: float
 
     @property
     def text(self) -> str:
@@ -66,7 +75,11 @@ class Script:
     sentences, from..to; long_gap: chance of 4 to 20 s of silence after a turn; noise_db: level of
     white noise against full scale; level_db: of a speaker's loudest sample, from..to; voices: flite has
     four recorded voices (all English), espeak is synthetic throughout, and distinct is flite's four and,
-    for a fifth and a sixth speaker, a man and a woman of espeak: no two of them alike.
+    for a fifth and a sixth speaker, a man and a woman of espeak: no two of them alike (espeak's other voices differ
+    in pitch and filter alone, and a speaker encoder takes them for one person).
+    overlap: chance that who speaks next falls in 0.5 to 2 s before the one before has ended; never do more than two
+    speak at once. questions: chance that a turn of speaker_0 is followed by one of somebody else, who then gives the
+    word back; 0: all speak alike.
     """
 
     seconds: float
@@ -79,6 +92,8 @@ class Script:
     noise_db: float = -60.0
     level_db: tuple[float, float] = (-7.0, -2.0)
     voices: Literal["any", "flite", "espeak", "distinct"] = "any"
+    overlap: float = 0.0
+    questions: float = 0.0
 
 
 def no_pause_script(seconds: float = 600, speakers: int = 3, seed: int = 8) -> Script:
@@ -90,43 +105,108 @@ def no_pause_script(seconds: float = 600, speakers: int = 3, seed: int = 8) -> S
     return Script(seconds=seconds, speakers=speakers, seed=seed, pause_s=(0.1, 0.2), long_gap=0.0)
 
 
+def conversation(speakers: int, seed: int = 1, seconds: float = 300) -> Script:
+    """`speakers` people (1 to 6) take turns of one to four sentences, 0.1 to 0.6 s apart, never at once.
+
+    What diarization is measured on. Their levels lie within 8 dB of each other, over a noise of -55 dBFS. The truth
+    of the recording has one turn for each sentence, from its first sound to its last.
+    """
+    return Script(
+        seconds=seconds,
+        speakers=speakers,
+        seed=seed,
+        pause_s=(0.1, 0.6),
+        long_gap=0.0,
+        noise_db=-55.0,
+        level_db=(-9.0, -1.0),
+        voices="distinct",
+    )
+
+
 def record(script: Script, cache: Path) -> Recorded:
-    """The recording of `script`, made once and then found in `cache`."""
+    """The recording of `script`, made once and then found in `cache`.
+
+    Raises OptionError where a program or package that speaks is missing.
+    """
     return _cached(cache, asdict(script), lambda: _perform(script))
 
 
 def record_bilingual(seconds: float, cache: Path, seed: int = 1) -> Recorded:
-    """First half English, second half Spanish."""
+    """First half English, second half Spanish. Raises OptionError as `record` does."""
 
-    def perform() -> tuple[Audio, tuple[Sentence, ...]]:
-        english, said = _perform(Script(seconds / 2, speakers=1, seed=seed, language="en"))
-        spanish, dicho = _perform(Script(seconds / 2, speakers=1, seed=seed + 1, language="es"))
-        later_ms = len(english) // SAMPLES_PER_MS
-        return np.concatenate([english, spanish]), said + tuple(sentence.shifted(later_ms) for sentence in dicho)
+    def perform() -> Iterator[Piece]:
+        for half, language in enumerate(("en", "es")):
+            script = Script(seconds / 2, speakers=1, seed=seed + half, language=language)  # type: ignore[arg-type]
+            later_ms = half * _samples(seconds / 2) // SAMPLES_PER_MS
+            for audio, said in _perform(script):
+                yield audio, tuple(sentence.shifted(later_ms) for sentence in said)
 
     return _cached(cache, {"bilingual": seconds, "seed": seed}, perform)
 
 
-def _cached(
-    cache: Path, made_of: dict[str, Any], perform: Callable[[], tuple[Audio, tuple[Sentence, ...]]]
-) -> Recorded:
+def join_recordings(parts: Sequence[tuple[str, Recorded]], seconds: float, cache: Path) -> Recorded:
+    """The named parts one after the other as one recording, each as often as it is given, up to `seconds`.
+
+    A sentence that the end would cut is not in the truth, nor its sound in the recording: silence is. Speakers get
+    their part's name before their own, for speaker_0 of one part is somebody else than speaker_0 of another.
+    """
+    made_of = [(name, part.path.name) for name, part in parts]
+    return _cached(cache, {"joined": made_of, "seconds": seconds}, lambda: _joined(parts, seconds))
+
+
+# ---- the cache ----
+
+Piece = tuple[Audio | npt.NDArray[np.int16], tuple[Sentence, ...]]  # the next stretch, the next sentences of the truth
+BLOCK = 30 * SAMPLE_RATE
+PROGRAMS = ("espeak-ng", "flite")
+
+
+def _cached(cache: Path, made_of: dict[str, Any], perform: Callable[[], Iterable[Piece]]) -> Recorded:
     recipe = json.dumps(made_of, sort_keys=True) + Path(__file__).read_text(encoding="utf-8")
     name = hashlib.sha256(recipe.encode()).hexdigest()[:20]
     truth_file = cache / f"{name}.json"
     if not truth_file.exists():  # written last: where the truth is, the audio is whole
-        audio, sentences = perform()
+        _need_programs()
         cache.mkdir(parents=True, exist_ok=True)
-        encoded = io.BytesIO()
-        soundfile.write(encoded, audio, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        _write_whole(cache / f"{name}.flac", encoded.getvalue())
-        truth = {"duration_ms": len(audio) // SAMPLES_PER_MS, "truth": [asdict(sentence) for sentence in sentences]}
-        _write_whole(truth_file, json.dumps(truth, ensure_ascii=False, indent=1).encode())
+        with FileLock(cache / f"{name}.lock"):
+            if not truth_file.exists():
+                _make(cache / f"{name}.flac", truth_file, perform())
     found = json.loads(truth_file.read_text(encoding="utf-8"))
     return Recorded(
         path=cache / f"{name}.flac",
         duration_ms=found["duration_ms"],
         truth=tuple(Sentence(**sentence) for sentence in found["truth"]),
+        made_in_s=found["made_in_s"],
     )
+
+
+def _make(flac: Path, truth_file: Path, pieces: Iterable[Piece]) -> None:
+    began, samples, truth = time.monotonic(), 0, list[Sentence]()
+    temporary = flac.with_name(f"{flac.name}.{os.getpid()}")
+    try:
+        with soundfile.SoundFile(temporary, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
+            for audio, said in pieces:
+                file.write(audio)
+                samples += len(audio)
+                truth += said
+        temporary.replace(flac)
+    finally:
+        temporary.unlink(missing_ok=True)
+    told = {
+        "duration_ms": samples // SAMPLES_PER_MS,
+        "made_in_s": round(time.monotonic() - began, 3),
+        "truth": [asdict(sentence) for sentence in truth],
+    }
+    _write_whole(truth_file, json.dumps(told, ensure_ascii=False, indent=1).encode())
+
+
+def _need_programs() -> None:
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        raise OptionError(
+            f"The recordings are spoken by {' and '.join(missing)}, which this machine does not have: "
+            f"install it (apt-get install {' '.join(missing)})."
+        )
 
 
 def _write_whole(path: Path, data: bytes) -> None:
@@ -135,7 +215,37 @@ def _write_whole(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
+def _joined(parts: Sequence[tuple[str, Recorded]], seconds: float) -> Iterator[Piece]:
+    left = _samples(seconds)
+    for name, part in parts:
+        later_ms = (_samples(seconds) - left) // SAMPLES_PER_MS
+        until_ms = _before_any_cut(part.truth, left // SAMPLES_PER_MS)
+        said = tuple(
+            replace(sentence.shifted(later_ms), speaker=f"{name}_{sentence.speaker}")
+            for sentence in part.truth
+            if sentence.end_ms <= until_ms
+        )
+        with soundfile.SoundFile(part.path) as file:
+            for audio in file.blocks(BLOCK, frames=min(len(file), until_ms * SAMPLES_PER_MS), dtype="int16"):
+                yield audio, said
+                left -= len(audio)
+                said = ()
+    while left:
+        yield np.zeros(min(left, BLOCK), np.int16), ()
+        left -= min(left, BLOCK)
+
+
+def _before_any_cut(truth: Sequence[Sentence], at_ms: int) -> int:
+    """The last instant up to `at_ms` at which nobody is in the middle of a sentence."""
+    while cut := [sentence.start_ms for sentence in truth if sentence.start_ms < at_ms < sentence.end_ms]:
+        at_ms = min(cut)
+    return at_ms
+
+
 # ---- the performance: lines are written endlessly, spoken ahead of need on all cores, and laid on a tape ----
+
+
+SOONEST = SAMPLE_RATE // 10  # 100 ms: no two begin closer to each other, and nobody goes on sooner
 
 
 @dataclass(frozen=True)
@@ -153,22 +263,44 @@ class Line:
     then_silent_s: float
 
 
-def _perform(script: Script) -> tuple[Audio, tuple[Sentence, ...]]:
+def _perform(script: Script) -> Iterator[Piece]:
+    """The recording in pieces of a sentence or so: what lies before the next sentence's beginning is finished."""
     cast_by, lines_by = random.Random(f"cast {script.seed}"), random.Random(f"lines {script.seed}")
     cast = _cast(cast_by, script)
     gains = [10 ** (cast_by.uniform(*script.level_db) / 20) for _ in cast]
-    tape = np.zeros(round(script.seconds * SAMPLE_RATE), np.float32)
-    said: list[Sentence] = []
-    at = round(lines_by.uniform(0.2, 1.0) * SAMPLE_RATE)
+    noise = np.random.RandomState(script.seed)
+    loud = np.float32(10 ** (script.noise_db / 20))
+
+    def finished(audio: Audio) -> Audio:
+        return np.clip(audio + noise.randn(len(audio)).astype(np.float32) * loud, -1, 1)
+
+    length = _samples(script.seconds)
+    tape, begins, said = np.zeros(0, np.float32), 0, tuple[Sentence, ...]()
+    at, ends = 0, [0] * len(cast)
+    silent = _samples(lines_by.uniform(0.2, 1.0))
     for line, voice in _spoken(_lines(lines_by, script), cast):
-        if at + len(voice) > len(tape):
+        quiet = sorted(ends)[-2] if len(ends) > 1 else 0  # then one speaks at most
+        at = max(at + SOONEST, ends[line.speaker] + max(silent, SOONEST), max(ends) + silent, quiet)
+        if at + len(voice) > length:
             break
-        tape[at : at + len(voice)] += voice * gains[line.speaker]
-        end = at + len(voice)
-        said.append(Sentence(_ms(at), _ms(end), f"speaker_{line.speaker}", line.text))
-        at = end + round(line.then_silent_s * SAMPLE_RATE)
-    noise = np.random.RandomState(script.seed).randn(len(tape)).astype(np.float32)
-    return np.clip(tape + noise * np.float32(10 ** (script.noise_db / 20)), -1, 1), tuple(said)
+        tape = _lengthened(tape, at + len(voice) - begins)
+        yield finished(tape[: at - begins]), said
+        tape, begins = tape[at - begins :], at
+        tape[: len(voice)] += voice * gains[line.speaker]
+        ends[line.speaker] = at + len(voice)
+        said = (Sentence(_ms(at), _ms(at + len(voice)), f"speaker_{line.speaker}", line.text),)
+        silent = round(line.then_silent_s * SAMPLE_RATE)
+    tape = _lengthened(tape, length - begins)
+    for start in range(0, len(tape), BLOCK):
+        yield finished(tape[start : start + BLOCK]), said if start == 0 else ()
+
+
+def _samples(seconds: float) -> int:
+    return round(seconds * SAMPLE_RATE)
+
+
+def _lengthened(tape: Audio, length: int) -> Audio:
+    return np.concatenate([tape, np.zeros(max(0, length - len(tape)), np.float32)])
 
 
 def _ms(sample: int) -> int:
@@ -182,8 +314,12 @@ def _lines(rng: random.Random, script: Script) -> Iterator[Line]:
             silent_s = rng.uniform(*script.pause_s)
             if left == 0 and rng.random() < script.long_gap:
                 silent_s += rng.uniform(4, 20)
+            if left == 0 and script.overlap and rng.random() < script.overlap:
+                silent_s = -rng.uniform(0.5, 2)
             yield Line(speaker, SENTENCES[script.language](rng), silent_s)
-        if script.speakers > 1:
+        if script.questions:
+            speaker = rng.randrange(1, script.speakers) if not speaker and rng.random() < script.questions else 0
+        elif script.speakers > 1:
             speaker = rng.choice([other for other in range(script.speakers) if other != speaker])
 
 

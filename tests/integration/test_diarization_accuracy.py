@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks.speech import Recorded, Script, Sentence
+from benchmarks.speech import Recorded, Script, Sentence, conversation
 from tests.conftest import Studio
-from tests.support.mixtures import conversation
 from tests.support.services import absent, require
 from tests.support.speaker_scoring import SaidWord, diarization_error, speaker_word_error, word_diarization_error
 from workers.attribution import attribute
