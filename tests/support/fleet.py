@@ -231,9 +231,10 @@ class PlayedWorker:
         self._alive = True
         self._working = self._ending = False
         self._began = self._contact = self._worked = fleet.clock.now()
-        self._rtfx = fleet.rtfx * (0.1 if container.flaw == "slow" else 1.0)
+        rtfx = fleet.rtfx(container.gpu_name) if callable(fleet.rtfx) else fleet.rtfx
+        self._rtfx = rtfx * (0.1 if container.flaw == "slow" else 1.0)
         self._later(float(told["WHISPERFLEET_TTL_S"]), self._end)
-        self._later(SELF_TEST_S, self._beat)
+        self._later(fleet.self_test_s, self._beat)
 
     def kill(self) -> None:
         self._alive = False
@@ -395,7 +396,8 @@ LIMITS = Limits(max_usd=2.0, max_price=0.35, max_instances=3, ttl_s=3_600.0, idl
 class Fleet:
     """The world of one scenario. Use as a context.
 
-    machines: how many the market has. rtfx: of each of them. ahead_s: how far the controller's clock is ahead.
+    machines: how many the market has. rtfx: of each of them, or by the name of its GPU. self_test_s: until a worker
+    first speaks, its model loaded. ahead_s: how far the controller's clock is ahead.
     workers: False where no machine runs anything, so that none ends itself. usd_per_gb: what hosts take for
     traffic, mbps: how fast it comes. busy_tick_s: half as many ticks as a controller has, and twice as quick a suite.
     """
@@ -410,12 +412,14 @@ class Fleet:
         timing: Timing | None = None,
         credit: float = 100.0,
         ahead_s: float = 0.0,
-        rtfx: float = QUICK,
+        rtfx: float | Callable[[str], float] = QUICK,
+        self_test_s: float = SELF_TEST_S,
         fleet: str = "test",
         workers: bool = True,
         usd_per_gb: str = "0.002",
         mbps: float = 1_000.0,
         busy_tick_s: float = 10.0,
+        model: str = "large-v3",
     ) -> None:
         self.folder = folder
         self.busy_tick_s = busy_tick_s
@@ -429,6 +433,7 @@ class Fleet:
         self.our_clock = WorldClock(self.clock, ahead_s)
         self.limits = limits
         self.rtfx = rtfx
+        self.self_test_s = self_test_s
         self.fleet = fleet
         self.spec = FleetSpec(
             fleet=fleet,
@@ -436,7 +441,7 @@ class Fleet:
             query=OfferQuery(min_duration_s=600.0),
             image="registry.example/worker@sha256:0123",
             gateway="https://gateway.example",
-            model="large-v3",
+            model=model,
             market="https://market.example",
         )
         self.said: list[str] = []
