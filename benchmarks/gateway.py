@@ -1,6 +1,6 @@
 """What the gateway adds to a poll and an update, and how many idle workers one process of it carries.
 
-    python -m benchmarks.gateway [--quick] [--repeat 5] [--rounds 60] [--workers 1,100,300,1000,2000] [--server URL]
+    whisperfleet bench gateway [--quick] [--repeat 5] [--rounds 60] [--workers 1,100,300,1000,2000] [--server URL]
 
 Latency: each round asks Conductor itself and through the gateway, one right after the other, in turns first: a poll
 that gets a task, an extension of its lease, its result, and a poll of an empty queue. Rounds are further apart than
@@ -11,10 +11,6 @@ Idle workers: each is a connection of its own that polls two task types as often
 sign of life for both every 5 s and its heartbeat every 20 s, as a real one does. A step is slow where 99 of 100 polls
 take more than TWICE as long as in the first step and SLOW_MS, or one is not answered. Conductor itself waits 100 ms
 for a task before it says that there is none; through the gateway a poll does not.
-
-Caveats: client, gateway and Conductor share this machine; SQLite is Conductor's store; the client's own work is in
-all figures, and is the same on both sides of a pair. Of an idle step's processor time the client's part is not the
-gateway's: that is measured by its process.
 """
 
 import argparse
@@ -22,7 +18,6 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import random
 import socket
 import statistics
@@ -33,12 +28,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.surroundings import machine, spread, working_folder
+from benchmarks.result import Result, Table, Target
+from benchmarks.runner import Benchmark, Findings, main, progress, run
+from benchmarks.surroundings import spread
 from workers.errors import OptionError, ServerError
 from workers.messages import Chunk, ChunkResult, JobInput, JobKeys, JobPlan, TranscribeChunkOutput
 from workers.settings import Settings, normal_server, worker_environment
@@ -47,7 +44,11 @@ from workers.storage import LocalStorage
 
 KIND, EMPTY_KIND = "transcribe_chunk", "diarize_chunk"
 IDLE_KINDS = ("transcribe_chunk", "detect_language")
-REPEAT, ROUNDS = 5, 60
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ROUNDS = 60
+TARGET_WORKERS = 1_000
 WORKERS = (1, 100, 300, 1_000, 2_000)
 CHUNKS = 50  # of one workflow
 CHUNK_MS = 60_000
@@ -103,41 +104,63 @@ class Step:
     gateway_megabytes: float
 
 
-def main() -> None:
-    options = _options()
-    before = machine("starlette", "uvicorn", "httpx", "conductor-python")
-    with working_folder(options.folder) as folder, _subject(folder, options.server) as subject:
-        found: dict[str, Any] = {"machine": before, "repetitions": [], "idle": []}
+def measure(options: argparse.Namespace, folder: Path) -> Findings:
+    if options.quick:
+        options.rounds, options.workers, options.seconds = 5, "1,20", 1.5
+    repetitions: list[dict[str, Any]] = []
+    with _subject(folder, options.server) as subject:
         for number in range(options.repeat):
             repetition = _latency(subject, folder / f"job-{number}", options.rounds)
-            found["repetitions"].append({name: latency.told() for name, latency in repetition.items()})
-            print(f"repetition {number + 1} of {options.repeat} done", file=sys.stderr)
-        steps = asyncio.run(_idle(subject, options.workers, options.seconds))
-        found["idle"] = [
-            {**asdict(step), "slow": step.errors > 0 or step.poll_p99_ms > max(SLOW_MS, TWICE * steps[0].poll_p99_ms)}
-            for step in steps
-        ]
-        found["machine"]["load_after"] = os.getloadavg()
-    print(_table(found))
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1), encoding="utf-8")
+            repetitions.append({name: latency.told() for name, latency in repetition.items()})
+            progress(f"repetition {number + 1} of {options.repeat} done")
+        steps = asyncio.run(_idle(subject, _counts(options.workers), options.seconds))
+    idle = [asdict(step) | {"slow": _is_slow(step, steps[0])} for step in steps]
+    carried = max((step["workers"] for step in idle if not step["slow"]), default=0)
+    added = {
+        name: statistics.median(one[name]["added_median"] for one in repetitions)
+        for name in ("poll with a task", "extension", "result")
+    }
+    return Findings(
+        repetitions=[*repetitions, *idle],
+        tables=[_latencies(repetitions), _idle_table(idle)],
+        figures={"added_median_ms": added, "idle": idle},
+        shows=[
+            "The gateway adds, in the median, "
+            + ", ".join(f"{value:.1f} ms to a {name}" for name, value in added.items())
+            + ".",
+            f"One process of it carries {carried} idle workers without being slow.",
+        ],
+        targets=[
+            Target(
+                name="idle workers of one gateway",
+                wanted=f"{TARGET_WORKERS} without being slow",
+                found=str(carried),
+                reached=None if options.quick else carried >= TARGET_WORKERS,
+            )
+        ],
+    )
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one repetition of few rounds, few workers")
-    parser.add_argument("--repeat", type=int, default=REPEAT)
+def _is_slow(step: Step, first: Step) -> bool:
+    return step.errors > 0 or step.poll_p99_ms > max(SLOW_MS, TWICE * first.poll_p99_ms)
+
+
+def _counts(text: str) -> list[int]:
+    """Raises OptionError."""
+    try:
+        counts = [int(count) for count in text.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        raise OptionError(f"--workers is '{text}': write numbers with commas between, such as 1,100,1000.")
+    return counts
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of a repetition")
     parser.add_argument("--workers", default=",".join(map(str, WORKERS)), help="idle ones, of each step")
     parser.add_argument("--seconds", type=float, default=20.0, help="that a step is measured")
     parser.add_argument("--server", help="a Conductor server of nobody else's; default: one of its own")
-    parser.add_argument("--folder", help="where the files go; default: a temporary one")
-    parser.add_argument("--json", help="write all figures to this file")
-    options = parser.parse_args()
-    options.workers = [int(count) for count in options.workers.split(",")]
-    if options.quick:
-        options.repeat, options.rounds, options.workers, options.seconds = 1, 5, [1, 20], 1.5
-    return options
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -475,27 +498,63 @@ def _allow_many_connections(workers: int) -> None:
 # ---- telling ----
 
 
-def _table(found: dict[str, Any]) -> str:
-    before, after = found["machine"]["load_before"][0], found["machine"]["load_after"][0]
-    lines = [
-        f"{found['machine']['cores']} cores, load {before:.1f} before and {after:.1f} after; "
-        f"{len(found['repetitions'])} repetitions, each figure min / median / max of them, in ms",
-        f"{'':18}{'direct, median':>28}{'through, median':>28}{'added, median':>28}{'direct, p99':>28}"
-        f"{'through, p99':>28}{'added, p99':>28}",
-    ]
-    for name in found["repetitions"][0]:
-        told = [repetition[name] for repetition in found["repetitions"]]
-        columns = ("direct_median", "through_median", "added_median", "direct_p99", "through_p99", "added_p99")
-        lines.append(f"{name:18}" + "".join(f"{spread([one[column] for one in told]):>28}" for column in columns))
-    lines += ["", "idle workers   polls/s   median ms   p99 ms   asked to wait ms   errors   cores of gateway   MB"]
-    lines += [
-        f"{step['workers']:12}{step['polls_per_s']:10.0f}{step['poll_median_ms']:12.1f}{step['poll_p99_ms']:9.1f}"
-        f"{step['poll_after_ms']:19.0f}{step['errors']:9}{step['gateway_cores']:19.2f}{step['gateway_megabytes']:5.0f}"
-        + ("   slow" if step["slow"] else "")
-        for step in found["idle"]
-    ]
-    return "\n".join(lines)
+def _latencies(repetitions: list[dict[str, Any]]) -> Table:
+    columns = ("direct_median", "through_median", "added_median", "direct_p99", "through_p99", "added_p99")
+    return Table(
+        title=f"Milliseconds of a request, min / median / max of {len(repetitions)} repetitions",
+        columns=("request", *(column.replace("_", ", ") for column in columns)),
+        rows=tuple(
+            (name, *(spread([one[name][column] for one in repetitions]) for column in columns))
+            for name in repetitions[0]
+        ),
+    )
+
+
+def _idle_table(idle: list[dict[str, Any]]) -> Table:
+    columns = ("workers", "polls_per_s", "poll_median_ms", "poll_p99_ms", "poll_after_ms", "errors", "gateway_cores",
+               "gateway_megabytes", "slow")  # fmt: skip
+    return Table(
+        title="Idle workers of one gateway",
+        columns=tuple(column.replace("_", " ") for column in columns),
+        rows=tuple(
+            tuple(
+                round(step[column], 2) if column != "slow" else ("slow" if step["slow"] else "") for column in columns
+            )
+            for step in idle
+        ),
+    )
+
+
+def draw(result: Result, figure: "Figure") -> None:
+    axes = figure.subplots()
+    idle = result.figures["idle"]
+    workers = [step["workers"] for step in idle]
+    axes.plot(workers, [step["poll_median_ms"] for step in idle], marker="o", label="median")
+    axes.plot(workers, [step["poll_p99_ms"] for step in idle], marker="s", label="99 of 100")
+    axes.axhline(SLOW_MS, color="black", linestyle="--", label="slow")
+    axes.set(xlabel="idle workers of one gateway", ylabel="milliseconds of a poll", yscale="log")
+    axes.set_title("A poll through the gateway, by the number of workers")
+    axes.legend()
+
+
+BENCHMARK = Benchmark(
+    name="gateway",
+    about=__doc__ or "",
+    measure=measure,
+    draw=draw,
+    options=_options,
+    packages=("starlette", "uvicorn", "httpx", "conductor-python"),
+    caveats=(
+        "Client, gateway and Conductor share this machine; SQLite is Conductor's store.",
+        "The client's own work is in all latencies, and is the same on both sides of a pair.",
+        "Of an idle step's processor time the client's part is not the gateway's: that is measured by its process.",
+    ),
+)
+
+
+def command(arguments: list[str]) -> None:
+    run(BENCHMARK, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    main(BENCHMARK)

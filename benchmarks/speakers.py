@@ -1,6 +1,6 @@
 """What telling speakers apart costs: processor time for an hour of audio, and clustering of ten hours.
 
-    python -m benchmarks.speakers [--hours 1] [--repeat 3] [--quick] [--media FILE] [--json FILE]
+    whisperfleet bench speakers [--hours 1] [--repeat 3] [--quick] [--media FILE]
 
 Runs the real stages of the default diarizer on a recording that is split, in a folder as storage: map_speech,
 diarize_chunk for every chunk of 300 s and cluster_speakers, with all that belongs to them (FLAC, compression,
@@ -8,11 +8,7 @@ hashes, atomic writes). Counted are processor seconds, user and system, of all t
 hardly change, wall time does. The targets are 60 of them for an hour of audio in all; and for cluster_speakers on
 ten hours, in a process of its own, 30 s and 1.5 GB.
 
-Caveats: without --media the recording is the package's demo (two people, 70 s) again and again at changing levels
-over faint noise: as full of speech as people can be, and with few voices. The ten hours of voices are those of the
-recording, each time moved at random by some 10 degrees; so what is clustered is of the right size, and of no use
-to judge accuracy by. Models are loaded before, as they are in a worker. Decoding and splitting are not counted:
-transcription needs them anyhow. Peak memory is that of the whole process, interpreter and models included.
+Peak memory is that of the whole process, interpreter and models included. What the margins of chunks cost is computed.
 """
 
 import argparse
@@ -26,12 +22,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
 
-from benchmarks.surroundings import machine, make_context, spread, working_folder
+from benchmarks.result import Result, Table, Target
+from benchmarks.runner import Benchmark, Findings, main, progress, run
+from benchmarks.surroundings import make_context, spread
 from workers.context import Context
 from workers.diarizers import DiarizerSpec, Windows
 from workers.diarizers.ge2e import Ge2e
@@ -58,6 +56,9 @@ from workers.stages.diarize import diarize_chunk
 from workers.stages.plan import plan_media
 from workers.stages.speech import map_speech
 from workers.stages.split import split_media
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TARGET_SECONDS = 60.0  # processor seconds for an hour
 TARGET_CLUSTER_SECONDS = 30.0
@@ -102,50 +103,98 @@ class Job:
         return self.plan.speakers
 
 
-def main() -> None:
-    options = _options()
-    if options.measure_one:
-        print(json.dumps(_measured_clustering(Path(options.measure_one))))
-        return
-    with working_folder(options.folder) as folder:
-        found = {
-            "benchmark": "speakers",
-            "machine": machine("onnxruntime", "numpy", "soundfile", "faster-whisper"),
-            "options": vars(options),
-        }
-        job = _split_job(Path(options.media) if options.media else _talk(folder / "talk.flac", options.hours), folder)
-        found |= _hour(job, options.repeat)
-        found |= _long(job, options.cluster_hours, options.repeat, folder)
-        found |= _margins()
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=2) + "\n")
-        print(f"written: {options.json}")
+def measure(options: argparse.Namespace, folder: Path) -> Findings:
+    if options.quick:
+        options.hours, options.cluster_hours = QUICK_HOURS, QUICK_CLUSTER_HOURS
+    job = _split_job(Path(options.media) if options.media else _talk(folder / "talk.flac", options.hours), folder)
+    spent = []
+    for number in range(options.repeat):
+        progress(f"an hour of audio, repetition {number + 1} of {options.repeat}")
+        spent.append(_repetition(job))
+    clustered = _long(job, options.cluster_hours, options.repeat, folder)
+    parts = ("hearing", "speech_map", "clustering", "total")
+    per_hour = {name: [getattr(one, name) / job.hours for one in spent] for name in parts}
+    stored = sum(len(data) for data in _stored_voices(job)) / job.hours / 1e6
+    margins = _margins()
+    hearing, total = (statistics.median(per_hour[name]) for name in ("hearing", "total"))
+    wall, peak = (statistics.median([one[name] for one in clustered]) for name in ("wall_seconds", "megabytes"))
+    return Findings(
+        repetitions=[*(asdict(one) for one in spent), *clustered],
+        tables=_tables(job.hours, options.cluster_hours, per_hour, clustered, margins),
+        figures={
+            "hours": job.hours,
+            "cluster_hours": options.cluster_hours,
+            "processor_seconds_per_hour": {name: _summary(values) for name, values in per_hour.items()},
+            "stored_megabytes_per_hour": stored,
+            "people": spent[0].people,
+            "clustered_people": clustered[0]["speakers"],
+            "heard_twice": margins,
+        },
+        shows=[
+            f"An hour of audio costs {total:.1f} processor seconds, {hearing / total:.0%} of them for hearing voices, "
+            f"and {stored:.1f} MB of storage.",
+            f"Clustering {options.cluster_hours:g} hours takes {wall:.1f} s and {peak:.0f} MB on one machine.",
+        ],
+        targets=[
+            _target("processor seconds for an hour of audio", TARGET_SECONDS, total, "s", not options.quick),
+            _target(f"clustering {CLUSTER_HOURS:g} hours", TARGET_CLUSTER_SECONDS, wall, "s", not options.quick),
+            _target("peak memory of that", TARGET_CLUSTER_MEGABYTES, peak, "MB", not options.quick),
+        ],
+    )
+
+
+def _tables(
+    hours: float,
+    cluster_hours: float,
+    per_hour: dict[str, list[float]],
+    clustered: Sequence[dict[str, float]],
+    margins: dict[str, dict[str, float]],
+) -> list[Table]:
+    return [
+        Table(
+            title=f"Processor seconds for an hour of audio, of {hours:.2f} hours: min / median / max",
+            columns=("part", "seconds"),
+            rows=tuple((name.replace("_", " "), spread(values)) for name, values in per_hour.items()),
+        ),
+        Table(
+            title=f"cluster_speakers on {cluster_hours:g} hours in a process of its own: min / median / max",
+            columns=("", "found"),
+            rows=tuple(
+                (name.replace("_", " "), spread([one[name] for one in clustered]))
+                for name in ("wall_seconds", "processor_seconds", "megabytes")
+            ),
+        ),
+        Table(
+            title="Audio heard twice at the chunks' margins, % of an hour (computed)",
+            columns=("diarizer", *(f"{seconds} s" for seconds in CHUNKS_COMPARED)),
+            rows=tuple((name, *(round(100 * share, 2) for share in found.values())) for name, found in margins.items()),
+        ),
+    ]
+
+
+def _target(name: str, most: float, found: float, unit: str, measured: bool) -> Target:
+    return Target(
+        name=name, wanted=f"at most {most:g} {unit}", found=f"{found:.1f} {unit}",
+        reached=found <= most if measured else None,
+    )  # fmt: skip
+
+
+def draw(result: Result, figure: "Figure") -> None:
+    axes = figure.subplots()
+    spent = result.figures["processor_seconds_per_hour"]
+    reached = 0.0
+    for name in ("hearing", "speech_map", "clustering"):
+        width = spent[name]["median"]
+        axes.barh([0], [width], left=[reached], label=f"{name.replace('_', ' ')}: {width:.1f} s", height=0.5)
+        reached += width
+    axes.axvline(TARGET_SECONDS, color="black", linestyle="--", label=f"target: {TARGET_SECONDS:.0f} s")
+    axes.set(
+        xlabel="processor seconds for an hour of audio", yticks=[], ylim=(-0.6, 1.2), title="Telling speakers apart"
+    )
+    axes.legend(loc="upper left", ncols=2)
 
 
 # ---- an hour of audio ----
-
-
-def _hour(job: Job, repeat: int) -> dict[str, Any]:
-    spent = [_repetition(job) for _ in range(repeat)]
-    per_hour = {
-        name: [getattr(one, name) / job.hours for one in spent]
-        for name in ("hearing", "speech_map", "clustering", "total")
-    }
-    median = statistics.median(per_hour["total"])
-    stored = sum(len(data) for data in _stored_voices(job))
-    print(f"{job.hours:.2f} hours, {repeat} repetitions; processor seconds for an hour of audio as min / median / max")
-    for name, values in per_hour.items():
-        target = f"  target {TARGET_SECONDS:.0f}: {_met(median <= TARGET_SECONDS)}" if name == "total" else ""
-        print(f"  {name.replace('_', ' '):12}{spread(values):>24}{target}")
-    print(
-        f"  voices stored: {stored / job.hours / 1e6:.1f} MB for an hour; people found: {spent[0].people}", flush=True
-    )
-    return {
-        "hours": job.hours,
-        "repetitions": [asdict(one) for one in spent],
-        "processor_seconds_per_hour": {name: _summary(values) for name, values in per_hour.items()},
-        "stored_megabytes_per_hour": stored / job.hours / 1e6,
-    }
 
 
 def _repetition(job: Job) -> Spent:
@@ -205,23 +254,17 @@ def _stored_voices(job: Job) -> list[bytes]:
 # ---- ten hours of voices ----
 
 
-def _long(job: Job, hours: float, repeat: int, folder: Path) -> dict[str, Any]:
+def _long(job: Job, hours: float, repeat: int, folder: Path) -> list[dict[str, Any]]:
+    """What each of `repeat` fresh processes told of clustering `hours`."""
     task = _long_task(job, hours)
     given = folder / "cluster.json"
     given.write_text(json.dumps({"home": str(folder / "home"), "task": task.model_dump()}))
     command = [sys.executable, "-m", "benchmarks.speakers", "--measure-one", str(given)]
-    done = [
-        json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout) for _ in range(max(repeat, 1))
-    ]
-    seconds, megabytes = [[one[name] for one in done] for name in ("wall_seconds", "megabytes")]
-    in_time = statistics.median(seconds) <= TARGET_CLUSTER_SECONDS
-    in_memory = statistics.median(megabytes) <= TARGET_CLUSTER_MEGABYTES
-    print(f"cluster_speakers on {hours:.1f} hours in a process of its own")
-    print(f"  wall seconds     {spread(seconds):>24}  target {TARGET_CLUSTER_SECONDS:.0f}: {_met(in_time)}")
-    print(f"  processor seconds{spread([one['processor_seconds'] for one in done]):>24}")
-    print(f"  peak memory, MB  {spread(megabytes):>24}  target {TARGET_CLUSTER_MEGABYTES}: {_met(in_memory)}")
-    print(f"  people found: {done[0]['speakers']}", flush=True)
-    return {"cluster_hours": hours, "clustering": done}
+    found = []
+    for number in range(repeat):
+        progress(f"clustering {hours:g} hours, {number + 1} of {repeat}")
+        found.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+    return found
 
 
 def _long_task(job: Job, hours: float) -> ClusterSpeakersInput:
@@ -311,17 +354,12 @@ def _peak_bytes() -> int:
 # ---- what the margins of the chunks cost ----
 
 
-def _margins() -> dict[str, Any]:
+def _margins() -> dict[str, dict[str, float]]:
     """Computed, not measured: what is heard twice because windows reach over the end of their chunk."""
-    extra = {
-        spec.name: {seconds: _heard_twice(seconds, spec) for seconds in CHUNKS_COMPARED}
+    return {
+        spec.name: {str(seconds): _heard_twice(seconds, spec) for seconds in CHUNKS_COMPARED}
         for spec in (Ge2e().spec, PYANNOTE)
     }
-    print("audio heard twice at the chunks' margins, % of an hour (computed)")
-    print(f"  {'chunk':16}" + "".join(f"{f'{seconds} s':>9}" for seconds in CHUNKS_COMPARED))
-    for name, shares in extra.items():
-        print(f"  {name:16}" + "".join(f"{100 * share:9.2f}" for share in shares.values()))
-    return {"heard_twice": extra}
 
 
 def _heard_twice(chunk_seconds: int, spec: DiarizerSpec) -> float:
@@ -338,31 +376,43 @@ def _heard_twice(chunk_seconds: int, spec: DiarizerSpec) -> float:
 # ---- the frame ----
 
 
-def _met(whether: bool) -> str:
-    return "met" if whether else "MISSED"
-
-
 def _summary(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speakers", description=(__doc__ or "").split("\n")[0])
+def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hours", type=float, default=1.0, help="length of the recording that is made")
     parser.add_argument("--media", help="measure on this recording instead")
     parser.add_argument(
         "--cluster-hours", type=float, default=CLUSTER_HOURS, help="length of what is clustered at once"
     )
-    parser.add_argument("--repeat", type=int, default=3, help="repetitions, 3 at least for a figure to publish")
-    parser.add_argument("--quick", action="store_true", help="some minutes, once: shows that it runs, and no figure")
-    parser.add_argument("--json", metavar="FILE", help="write machine, versions and every repetition there")
-    parser.add_argument("--folder", help="keep the recording and the objects in this existing folder")
-    parser.add_argument("--measure-one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.quick:
-        options.hours, options.cluster_hours, options.repeat = QUICK_HOURS, QUICK_CLUSTER_HOURS, 1
-    return options
+
+
+BENCHMARK = Benchmark(
+    name="speakers",
+    about=__doc__ or "",
+    measure=measure,
+    draw=draw,
+    options=_options,
+    repeat=3,
+    packages=("onnxruntime", "numpy", "soundfile", "faster-whisper"),
+    caveats=(
+        "Without --media the recording is the package's demo (two people, 70 s) again and again at changing levels "
+        "over faint noise: as full of speech as people can be, and with few voices.",
+        "The hours of voices that are clustered are those of the recording, each time moved at random by some 10 "
+        "degrees: of the right size, and of no use to judge accuracy by.",
+        "Models are loaded before, as they are in a worker. Decoding and splitting are not counted: transcription "
+        "needs them anyhow.",
+    ),
+)
+
+
+def command(arguments: list[str]) -> None:
+    run(BENCHMARK, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--measure-one"]:
+        print(json.dumps(_measured_clustering(Path(sys.argv[2]))))
+    else:
+        main(BENCHMARK)

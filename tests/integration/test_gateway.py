@@ -16,6 +16,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import result
 from benchmarks.speech import Script
 from provisioning.demand import GatewayAdmin
 from provisioning.gateway_desk import MOST_LOSSES
@@ -535,18 +536,17 @@ def test_a_whole_job_through_it_by_tls_is_what_the_direct_one_is(
 
 def test_the_benchmark_tells_what_it_was_measured_on(conductor: Conductor, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gateway", "--quick", "--server", conductor.url]
-    ran = subprocess.run(
-        [*command, "--json", str(tmp_path / "found.json")], capture_output=True, text=True, check=False
-    )
+    ran = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    found = json.loads((tmp_path / "found.json").read_text())
-    assert {"cores", "load_before", "load_after", "uvicorn", "starlette"} <= set(found["machine"])
-    (repetition,) = found["repetitions"]
-    assert set(repetition) == {"poll with a task", "extension", "result", "empty poll", "answered itself"}
-    assert all(figures["through_median"] > 0 < figures["direct_median"] for figures in repetition.values())
-    assert [step["workers"] for step in found["idle"]] == [1, 20]
-    assert all(step["errors"] == 0 < step["polls_per_s"] for step in found["idle"])
+    found = result.read(tmp_path / "gateway.json")
+    assert {"cores", "load_before", "load_after", "uvicorn", "starlette"} <= set(found.machine)
+    latencies, *idle = found.repetitions
+    assert set(latencies) == {"poll with a task", "extension", "result", "empty poll", "answered itself"}
+    assert all(figures["through_median"] > 0 < figures["direct_median"] for figures in latencies.values())
+    assert [step["workers"] for step in idle] == [1, 20]
+    assert all(step["errors"] == 0 < step["polls_per_s"] for step in idle)
     assert "added, p99" in ran.stdout
+    assert (tmp_path / "gateway.png").read_bytes().startswith(b"\x89PNG")
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
