@@ -132,14 +132,14 @@ def record(script: Script, cache: Path) -> Recorded:
 
 
 def record_bilingual(seconds: float, cache: Path, seed: int = 1) -> Recorded:
-    """First half English, second half Spanish. Raises OptionError as `record` does."""
+    """First half English, second half Spanish, by another person. Raises OptionError as `record` does."""
 
     def perform() -> Iterator[Piece]:
         for half, language in enumerate(("en", "es")):
             script = Script(seconds / 2, speakers=1, seed=seed + half, language=language)  # type: ignore[arg-type]
             later_ms = half * _samples(seconds / 2) // SAMPLES_PER_MS
             for audio, said in _perform(script):
-                yield audio, tuple(sentence.shifted(later_ms) for sentence in said)
+                yield audio, tuple(replace(one.shifted(later_ms), speaker=f"speaker_{half}") for one in said)
 
     return _cached(cache, {"bilingual": seconds, "seed": seed}, perform)
 
