@@ -8,11 +8,11 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import soundfile
 
+from benchmarks.speaker_scoring import SaidWord, diarization_error, word_diarization_error
 from benchmarks.speech import Recorded, conversation
 from tests.conftest import Conductor, Studio
 from tests.e2e.test_faults import wait_until, workers_of
 from tests.support.command import Ran, start, transcript, whisperfleet
-from tests.support.speaker_scoring import SaidWord, diarization_error, word_diarization_error
 from workers.messages import SpeakerResult
 from workers.spans import SAMPLES_PER_MS, Span
 from workers.transcript import Transcript

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.speaker_scoring import SaidWord, diarization_error, speaker_word_error, word_diarization_error
 from benchmarks.speech import Recorded, Script, Sentence, conversation
 from tests.conftest import Studio
 from tests.support.services import absent, require
-from tests.support.speaker_scoring import SaidWord, diarization_error, speaker_word_error, word_diarization_error
 from workers.attribution import attribute
 from workers.diarizers import Clustered, Pcm, Windows
 from workers.diarizers.ge2e import Ge2e

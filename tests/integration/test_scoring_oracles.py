@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.speaker_scoring import SaidWord, diarization_error, speaker_word_error
 from tests.support.services import absent
-from tests.support.speaker_scoring import SaidWord, diarization_error, speaker_word_error
 from workers.transcript import SpeakerTurn
 
 pytestmark = pytest.mark.integration

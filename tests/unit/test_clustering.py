@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tests.support.speaker_scoring import diarization_error
+from benchmarks.speaker_scoring import diarization_error
 from workers.diarizers import Clustered, DiarizerSpec, Windows
 from workers.diarizers.clustering import MOST_TRAINING, cluster_voices
 from workers.diarizers.grid import count_windows

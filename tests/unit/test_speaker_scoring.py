@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.speaker_scoring import (
+from benchmarks.speaker_scoring import (
     SaidWord,
     diarization_error,
     speaker_word_error,
