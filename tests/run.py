@@ -60,7 +60,7 @@ def main() -> int:
         system_packages(install=chosen.system or in_ci)
         left_out = {"openai": chosen.no_openai, "pyannote": chosen.no_pyannote}
         python = install(
-            chosen.venv.absolute(), ["test", "vast", "gateway", *(extra for extra, out in left_out.items() if not out)]
+            chosen.venv.absolute(), ["test", "bench", "vast", "gateway", *(extra for extra, out in left_out.items() if not out)]
         )
         return check(python, for_pytest)
 
