@@ -330,15 +330,21 @@ def _shows(
             f"At {ours['job']} ({_name(ours)}) an hour stays under ${TARGET_USD} as long as GPUs reach "
             f"{100 * reach:.0f} % of the assumed speeds."
         )
-    told += [
-        f"With each machine outbid {outbids:g} times an hour on average, up to {pair['most']}: "
-        f"{100 * pair['again'][1]:.1f} % of the chunks are done again, {100 * pair['lost'][1]:.1f} % of the billed GPU "
-        f"seconds are lost, the bill is {pair['usd'][1]:.2f} times and the duration {pair['seconds'][1]:.2f} times "
-        "what it is without (medians)."
-        for pair in pairs
-    ]
+    if pairs:
+        told.append(_taken(pairs, outbids))
     told.append(_beside(ours))
     return told
+
+
+def _taken(pairs: Sequence[dict[str, Any]], outbids: float) -> str:
+    """Medians, over the sizes of fleets."""
+    middle_of = {name: [pair[name][1] for pair in pairs] for name in ("again", "lost", "usd", "seconds")}
+    return (
+        f"With each machine outbid {outbids:g} times an hour on average, {100 * max(middle_of['again']):.2g} % of the "
+        f"chunks are done again and {100 * max(middle_of['lost']):.2g} % of the billed GPU seconds are lost at most; "
+        f"the bill is {_range(middle_of['usd'], '.2f')} times and the duration {_range(middle_of['seconds'], '.2f')} "
+        "times what it is without (medians of each fleet): what is lost is the boot of another machine."
+    )
 
 
 def _range(values: Sequence[float], shape: str) -> str:
@@ -413,7 +419,7 @@ def _draw_prices(axes: "Axes", figures: Mapping[str, Any]) -> None:
     axes.set_yticks(range(len(bars)), [bar[0] for bar in bars], fontsize=7)
     axes.invert_yaxis()
     axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel("$ per hour, logarithmic; mostly second-hand", fontsize=8)
+    axes.set_xlabel("$ per hour, logarithmic; mostly second-hand", fontsize=8, loc="right")
     axes.spines[["top", "right"]].set_visible(False)
 
 
