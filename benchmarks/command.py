@@ -7,7 +7,8 @@ import click
 NAMES = {
     "corpus": "recordings with known words, times and speakers",
     "peers": "against openai-whisper, faster-whisper, whisperX and whisperX on Ray",
-    "scaling": "speedup and efficiency from 1 to 64 workers; what the server can do",
+    "scaling": "speedup and efficiency from 1 to 64 workers",
+    "server": "what the Conductor server can do, on SQLite and PostgreSQL",
     "overhead": "where the time of a job goes",
     "workers": "processes, threads and devices",
     "accuracy": "what a shorter chunk costs in accuracy and gains in speed",

