@@ -16,7 +16,6 @@ from benchmarks import cost_bill
 from benchmarks.cost_bill import Machine
 from provisioning.fleet import Label, Limits, Speeds
 from provisioning.offers import LOAD_S, speed_of
-from provisioning.reconcile import TICK_S
 from workers.errors import JobError, OptionError
 
 if TYPE_CHECKING:
@@ -97,6 +96,7 @@ def _world(plan: Plan, seed: int, folder: Path) -> "Fleet":
         interruptible=plan.interruptible,
     )
     with _reachable():
+        from provisioning.reconcile import TICK_S
         from tests.support.fleet import Fleet
         from tests.vast_emulator import Timing
 

@@ -83,9 +83,10 @@ def cost_result() -> Result:
     runs = [
         {
             "seed": seed, "job": "100 h", "hours": 100.0, "kind": kind, "most": most,
-            "usd_per_audio_hour": 0.002 * seed, "usd": 0.2 * seed, "parts": dict.fromkeys(PARTS, 0.2 * seed / len(PARTS)), "seconds": 600.0,
-            "machines": most, "outbid": 2, "useful_share": 0.8, "lost_gpu_s": 60.0, "billed_gpu_s": 6000.0, "again": 3,
-            "chunks": 6000, "gpus": {"RTX 3090": most},
+            "usd_per_audio_hour": 0.002 * seed, "usd": 0.2 * seed,
+            "parts": dict.fromkeys(PARTS, 0.2 * seed / len(PARTS)), "seconds": 600.0, "machines": most, "outbid": 2,
+            "useful_share": 0.8, "lost_gpu_s": 60.0, "billed_gpu_s": 6000.0, "again": 3, "chunks": 6000,
+            "gpus": {"RTX 3090": most},
         }
         for kind in (cost.BIDS, cost.ON_DEMAND, cost.TAKEN) for most in (1, 4) for seed in (1, 2)
     ]  # fmt: skip
