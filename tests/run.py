@@ -59,9 +59,8 @@ def main() -> int:
     with object_store():
         system_packages(install=chosen.system or in_ci)
         left_out = {"openai": chosen.no_openai, "pyannote": chosen.no_pyannote}
-        python = install(
-            chosen.venv.absolute(), ["test", "bench", "vast", "gateway", *(extra for extra, out in left_out.items() if not out)]
-        )
+        wanted = ["test", "bench", "vast", "gateway", *(extra for extra, out in left_out.items() if not out)]
+        python = install(chosen.venv.absolute(), wanted)
         return check(python, for_pytest)
 
 
