@@ -44,7 +44,7 @@ class Benchmarks(click.Group):
         return benchmark
 
 
-@click.command(cls=Benchmarks)
+@click.command(cls=Benchmarks, short_help="Measure it yourself: tables, JSON, pictures.")
 def bench() -> None:
     """Measure it yourself: each prints a table and writes JSON and a picture.
 
