@@ -4,6 +4,7 @@ Where only one person speaks, or nobody knows who, files to be read name nobody:
 lecture tells nothing. Files to be worked with (json, tsv, rttm) have it all the same.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -265,9 +266,12 @@ def _broken(group: Sequence[_Token]) -> tuple[str, ...]:
 
 def _width(text: str) -> int:
     """Columns: East Asian letters take two."""
+    if text.isascii():  # a lecture's cues ask for the width of 15 million letters, one by one three seconds of a core
+        return len(text)
     return sum(2 if _is_wide(sign) else 1 for sign in text)
 
 
+@functools.lru_cache(maxsize=4096)
 def _is_wide(sign: str) -> bool:
     return unicodedata.east_asian_width(sign) in "WF"
 
