@@ -10,6 +10,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,7 @@ import psutil  # type: ignore[import-untyped]
 
 from benchmarks.runner import progress
 from provisioning import conductor, server_jar, server_java, server_state
+from provisioning.server_keeper import die_with
 from workers.errors import ServerError
 from workers.settings import bare_environment, load
 from workflows.client import Client
@@ -92,7 +94,7 @@ def _server(database: str, name: str, folder: Path, more: Sequence[str]) -> Iter
     folder.mkdir(parents=True)
     with ExitStack() as stack:
         if database == POSTGRESQL:
-            store, address, password = stack.enter_context(_postgres(folder / "postgres"))
+            store, address, password = stack.enter_context(_postgres(folder / "postgres.log"))
             running = stack.enter_context(_deployed_server(folder, address, password, more))
         else:
             store, running = None, stack.enter_context(_embedded_server(folder, more))
@@ -148,53 +150,58 @@ def _healthy(
 
 
 @contextmanager
-def _postgres(folder: Path) -> Iterator[tuple[psutil.Process, str, str]]:
-    """A cluster of its own with its defaults, as the deployment's image makes it: its process, its address and its
-    password. PostgreSQL refuses to be root, so root runs it as the user postgres."""
-    folder.mkdir()
+def _postgres(log: Path) -> Iterator[tuple[psutil.Process, str, str]]:
+    """A cluster of its own with its defaults, as the deployment's image makes it: its process, address and password.
+
+    In a folder of its own below the system's temporary one: PostgreSQL refuses to be root, so root runs it as the user
+    postgres, who could not enter the benchmark's.
+    """
     password, port = secrets.token_hex(16), _free_port()
-    secret = folder / "password"
-    secret.write_text(password)
-    secret.chmod(0o600)
-    (folder / "pgpass").write_text(f"*:*:*:*:{password}")
-    (folder / "pgpass").chmod(0o600)
-    user: dict[str, Any] = {"cwd": folder}
-    if os.geteuid() == 0:
-        owner = pwd.getpwnam("postgres")
-        for path in (folder, *folder.iterdir()):
-            os.chown(path, owner.pw_uid, owner.pw_gid)
-        for above in folder.parents:  # what stands in the way is the benchmark's own folder for its owner only
-            if above.stat().st_uid == 0 and not above.stat().st_mode & 0o001:
-                above.chmod(above.stat().st_mode | 0o011)
-        user |= {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-    environment = bare_environment(PGPASSFILE=str(folder / "pgpass"))
     initdb, postgres, createdb = (str(_found(program)) for program in _PROGRAMS)
-    making = [initdb, "-D", str(folder / "data"), "-U", "conductor", f"--pwfile={secret}", "--no-sync"]
-    making += ["--data-checksums", "--encoding=UTF8", "--auth-host=scram-sha-256"]
-    made = subprocess.run(making, capture_output=True, text=True, check=False, env=environment, **user)
-    if made.returncode:
-        raise ServerError(f"PostgreSQL cannot make its files in {folder}: {made.stderr.strip()}")
-    listen = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": str(folder)}
-    words = [word for name, value in listen.items() for word in ("-c", f"{name}={value}")]
-    log = folder.parent / "postgres.log"
-    with _running([postgres, "-D", str(folder / "data"), *words], environment, log, **user) as process:
-        creating = [createdb, "--host=127.0.0.1", f"--port={port}", "--no-password", "-U", "conductor", "conductor"]
-        ends = time.monotonic() + UP_S
-        while subprocess.run(creating, env=environment, capture_output=True, check=False, **user).returncode:
-            if process.poll() is not None or time.monotonic() > ends:
-                raise ServerError(f"PostgreSQL did not come up; its log ends: {_end_of(log)}")
-            time.sleep(LOOK_S)
-        yield psutil.Process(process.pid), f"127.0.0.1:{port}", password
+    with tempfile.TemporaryDirectory(prefix="whisperfleet-postgres-") as made:
+        folder = Path(made)
+        for name, text in (("password", password), ("pgpass", f"*:*:*:*:{password}")):
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o600)
+        told: dict[str, Any] = {"cwd": folder, **_as_user([folder, *folder.iterdir()])}
+        environment = bare_environment(PGPASSFILE=str(folder / "pgpass"))
+        making = [initdb, "-D", str(folder / "data"), "-U", "conductor", f"--pwfile={folder / 'password'}", "--no-sync"]
+        making += ["--data-checksums", "--encoding=UTF8", "--auth-host=scram-sha-256"]
+        done = subprocess.run(making, capture_output=True, text=True, check=False, env=environment, **told)
+        if done.returncode:
+            raise ServerError(f"PostgreSQL cannot make its files in {folder}: {done.stderr.strip()}")
+        listen = {"listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": str(folder)}
+        words = [word for name, value in listen.items() for word in ("-c", f"{name}={value}")]
+        with _running([postgres, "-D", str(folder / "data"), *words], environment, log, **told) as process:
+            creating = [createdb, "--host=127.0.0.1", f"--port={port}", "--no-password", "-U", "conductor", "conductor"]
+            ends = time.monotonic() + UP_S
+            while subprocess.run(creating, env=environment, capture_output=True, check=False, **told).returncode:
+                if process.poll() is not None or time.monotonic() > ends:
+                    raise ServerError(f"PostgreSQL did not come up; its log ends: {_end_of(log)}")
+                time.sleep(LOOK_S)
+            yield psutil.Process(process.pid), f"127.0.0.1:{port}", password
+
+
+def _as_user(paths: Sequence[Path]) -> dict[str, Any]:
+    """For root: the user postgres, who is given `paths`, in the words of subprocess; for others nothing."""
+    if os.geteuid() != 0:
+        return {}
+    owner = pwd.getpwnam("postgres")
+    for path in paths:
+        os.chown(path, owner.pw_uid, owner.pw_gid)
+    return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
 
 
 @contextmanager
 def _running(
     command: Sequence[str], environment: dict[str, str], log: Path, **more: Any
 ) -> Iterator["subprocess.Popen[bytes]"]:
+    parent = os.getpid()
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, **more
-        )
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+            preexec_fn=lambda: die_with(parent), **more,
+        )  # fmt: skip
     try:
         yield process
     finally:

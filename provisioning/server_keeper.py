@@ -177,7 +177,7 @@ class Keeper:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 # this thread is the process's main thread and lives as long: the kernel ties the wish to the thread
-                preexec_fn=lambda: _die_with(parent),
+                preexec_fn=lambda: die_with(parent),
             )
         self._put(java_pid=self._server.pid, java_started=psutil.Process(self._server.pid).create_time())
 
@@ -238,8 +238,8 @@ def _free_port(wanted: int) -> int:
     raise StartFailed("no port of 127.0.0.1 is free")
 
 
-def _die_with(parent: int) -> None:
-    """In the child before it becomes the server: ask the kernel (Linux) for SIGKILL when the keeper dies."""
+def die_with(parent: int) -> None:
+    """In the child before it becomes the server: ask the kernel (Linux) for SIGKILL when its parent dies."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
