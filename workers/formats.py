@@ -30,15 +30,29 @@ _SENTENCE_END = re.compile(r"""[.?!…。？！]["'”’»)\]]*$""")
 _CLAUSE_END = re.compile(r"""[,;:–—、，；：]["'”’»)\]]*$""")
 
 
-def render(transcript: Transcript, form: Format, *, media: str | None = None) -> str:
-    """The whole text of the file STEM.`form`; `media` is where the html page finds the recording to play."""
+def render_all(
+    transcript: Transcript, forms: Sequence[Format], *, media: str | None = None
+) -> Iterator[tuple[Format, str]]:
+    """`render` for several files; what they have in common is made once: the whole fleet waits for this at the end."""
+    made = cues(transcript) if {"srt", "vtt"} <= set(forms) else None
+    for form in forms:
+        yield form, render(transcript, form, media=media, made=made)
+
+
+def render(
+    transcript: Transcript, form: Format, *, media: str | None = None, made: Sequence["Cue"] | None = None
+) -> str:
+    """The whole text of the file STEM.`form`; `media` is where the html page finds the recording to play.
+
+    made: the transcript's cues, if they are known.
+    """
     match form:
         case "json":
             return transcript.model_dump_json(indent=2) + "\n"  # fields in their order: provenance is the last
         case "srt":
-            return _srt(cues(transcript))
+            return _srt(made or cues(transcript))
         case "vtt":
-            return _vtt(cues(transcript))
+            return _vtt(made or cues(transcript))
         case "txt":
             return _txt(_lines(transcript), _names_tell(transcript))
         case "tsv":

@@ -9,6 +9,7 @@ doubled. So the two word sequences are aligned, and the seam is laid at a word t
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from workers.chunking import OVERLAP_MS
 from workers.errors import JobError
@@ -154,6 +155,7 @@ def _units(result: ChunkResult) -> tuple[_Unit, ...]:
     )
 
 
+@lru_cache(maxsize=1 << 14)  # people use few words
 def _normal(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(sign for sign in folded if unicodedata.category(sign)[0] in "LNM") or folded.strip()
@@ -266,11 +268,7 @@ def _segments(part: _Part) -> list[Segment]:
 
 
 def _cut_down(segment: Segment, units: Sequence[_Unit]) -> Segment:
-    words = tuple(
-        unit.word.model_copy(update={"start_ms": unit.start_ms, "end_ms": unit.end_ms})
-        for unit in units
-        if unit.word is not None
-    )
+    words = tuple(_timed(unit.word, unit.start_ms, unit.end_ms) for unit in units if unit.word is not None)
     if not words:
         return segment.model_copy(update={"start_ms": units[0].start_ms, "end_ms": units[0].end_ms})
     whole = len(words) == len(segment.words)
@@ -283,6 +281,13 @@ def _cut_down(segment: Segment, units: Sequence[_Unit]) -> Segment:
             "words": words,
         }
     )
+
+
+def _timed(word: Word, start_ms: int, end_ms: int) -> Word:
+    """The word at these times. Most have them already, and copying each word of a lecture takes a tenth of a second."""
+    if (word.start_ms, word.end_ms) == (start_ms, end_ms):
+        return word
+    return word.model_copy(update={"start_ms": start_ms, "end_ms": end_ms})
 
 
 def _text_of(segment: Segment, first: int, last: int) -> str:

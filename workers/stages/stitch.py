@@ -9,7 +9,7 @@ from importlib.metadata import version
 from workers.attribution import attribute, without_speakers
 from workers.context import Context
 from workers.errors import JobError, ObjectMissing
-from workers.formats import render
+from workers.formats import render_all
 from workers.messages import (
     PER_CHUNK,
     SPEAKER_OPTIONS,
@@ -281,9 +281,10 @@ def _record(chunk: Chunk, result: ChunkResult | None, output: dict[str, object])
 
 def _write(transcript: Transcript, task: StitchTranscriptInput, storage: Storage, keys: JobKeys) -> None:
     """JSON always: who follows the job reads its end from it, whatever files were asked for."""
-    for form in dict.fromkeys((*task.formats, "json")):
-        # the page plays what lies beside it: the media's address may hold a signature, and its path means nothing there
-        storage.put_bytes(keys.transcript(form), render(transcript, form, media=transcript.provenance.media).encode())
+    forms = tuple(dict.fromkeys((*task.formats, "json")))
+    # the page plays what lies beside it: the media's address may hold a signature, and its path means nothing there
+    for form, text in render_all(transcript, forms, media=transcript.provenance.media):
+        storage.put_bytes(keys.transcript(form), text.encode())
 
 
 def _audio(keys: JobKeys, job: _Job) -> Iterable[str]:
