@@ -225,10 +225,23 @@ def rank(
     factor: float = BID_FACTOR,
     hours: float = 1.0,
     image_gb: float = 4.0,
+    audio_hours: float | None = None,
 ) -> list[Ranked]:
-    """Those that fit, cheapest per hour of audio first. hours: of work that the boot is spread over."""
+    """Those that fit, cheapest per hour of audio first.
+
+    hours: of work that the boot is spread over, at most. audio_hours: of audio that there is for each machine, None
+    where nobody knows: with little to do a free line is worth more than a cheap GPU. Never less than DRAIN_S of work is
+    assumed, as more may come.
+    """
     ranked = [
-        _ranked(offer, query, speed_of(offer.gpu_name, speeds, model, offer.dlperf), factor, hours, image_gb)
+        _ranked(
+            offer,
+            query,
+            speed := speed_of(offer.gpu_name, speeds, model, offer.dlperf),
+            factor,
+            hours if audio_hours is None else min(hours, max(DRAIN_S / 3600, audio_hours / speed.rtfx)),
+            image_gb,
+        )
         for offer in offers
         if fits(offer, query, image_gb) is None
     ]

@@ -90,6 +90,7 @@ class _Known:
     no_rent_before_ms: int = 0
     dearer: tuple[int, tuple[Offer, ...]] = (0, ())  # when last looked for, see `Controller._at_any_price`
     unwritable: bool = False  # the ledger, in this tick
+    audio_hours: float | None = None  # of the work there is, for each machine that is wanted; None: there is none
 
 
 class Controller:
@@ -280,6 +281,8 @@ class Controller:
             self.spec.model,
         )
         self._known.memory = planned.memory
+        work_h = (demand.queued_audio_ms + demand.held_audio_ms) / 3_600_000
+        self._known.audio_hours = work_h / planned.target if work_h and planned.target else None
         self._apply(planned, heard)
         return self._report(mode, planned, demand, heard, rows)
 
@@ -492,23 +495,20 @@ class Controller:
         if action.max_usd_per_hour is not None:
             price = min(price, action.max_usd_per_hour)
         query = replace(self.spec.query, interruptible=action.interruptible, max_usd_per_hour=price)
-        speeds = self._ledger.speeds(self.spec.model)
+        speeds, model = self._ledger.speeds(self.spec.model), self.spec.model
+        spread = partial(offers.rank, image_gb=self._image_gb, audio_hours=self._known.audio_hours)
         found: list[offers.Ranked] = []
         seen: tuple[Offer, ...] = ()
         if action.interruptible:
             seen = self._cloud.offers(query)
-            ranked = offers.rank(seen, query, speeds, self.spec.model, action.bid_factor, image_gb=self._image_gb)
+            ranked = spread(seen, query, speeds, model, action.bid_factor)
             found = [each for each in ranked if each.bid_usd_per_hour is not None]
         if len(found) < action.count:
             query = replace(query, interruptible=False)
             more = self._cloud.offers(query)
             seen = (*seen, *more)
             bidding = {each.offer.id for each in found}
-            found += [
-                each
-                for each in offers.rank(more, query, speeds, self.spec.model, image_gb=self._image_gb)
-                if each.offer.id not in bidding
-            ]
+            found += [each for each in spread(more, query, speeds, model) if each.offer.id not in bidding]
         if not found:
             query = replace(query, interruptible=action.interruptible)
             self._alarm(offers.nothing_fits(seen or self._at_any_price(query), query, self._image_gb))

@@ -12,7 +12,18 @@ from provisioning import offers
 from provisioning.budget import AUDIO_GB_PER_HOUR
 from provisioning.cloud import Offer, OfferQuery
 from provisioning.fleet import Limits, Speeds
-from provisioning.offers import Ranked, bid, budget_for_one, choose, estimate, fits, nothing_fits, rank, speed_of
+from provisioning.offers import (
+    DRAIN_S,
+    Ranked,
+    bid,
+    budget_for_one,
+    choose,
+    estimate,
+    fits,
+    nothing_fits,
+    rank,
+    speed_of,
+)
 
 HOUR_MS = 3_600_000
 
@@ -139,6 +150,20 @@ def test_a_boot_weighs_less_the_longer_the_work() -> None:
     short, long = (rank([near], QUERY, Speeds(), hours=hours)[0] for hours in (0.1, 10.0))
     assert short.usd_per_audio_hour > long.usd_per_audio_hour
     assert long.usd_per_audio_hour * long.speed.rtfx == pytest.approx(long.usd_per_hour, rel=0.2)
+
+
+def test_with_little_to_do_a_free_line_is_worth_more_than_a_cheap_gpu() -> None:
+    cheap = replace(offer(1), gpu_usd_per_hour=0.10, min_bid_usd_per_hour=0.05, inet_down_usd_per_gb=0.004)
+    free = replace(offer(2), gpu_usd_per_hour=0.14, min_bid_usd_per_hour=0.07, inet_down_usd_per_gb=0.0)
+    query = replace(QUERY, interruptible=False)
+
+    def best(audio_hours: float | None) -> int:
+        return rank([cheap, free], query, Speeds({"RTX 3090": 10.0}), audio_hours=audio_hours)[0].offer.id
+
+    least = rank([cheap], query, Speeds(), hours=DRAIN_S / 3600)[0]
+    assert (best(None), best(3.0)) == (1, 2)
+    assert rank([cheap], query, Speeds(), audio_hours=0.001)[0] == least, "more may come"
+    assert rank([cheap], query, Speeds(), audio_hours=1e6) == rank([cheap], query, Speeds(), audio_hours=None)
 
 
 def test_no_more_than_two_on_one_host_with_those_that_are_there() -> None:
