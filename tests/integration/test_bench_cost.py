@@ -36,7 +36,7 @@ def test_a_quick_run_is_whole(tmp_path: Path) -> None:
     numbers = [cell for table in found.tables for row in table.rows for cell in row if isinstance(cell, float)]
     assert numbers
     assert all(map(math.isfinite, numbers))
-    assert len(found.targets) == 2
+    assert len(found.targets) == 3
     assert all(target.reached is None for target in found.targets), "a quick run has no large job"
     assert found.shows
     assert any("guesses" in caveat for caveat in found.caveats)

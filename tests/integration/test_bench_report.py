@@ -160,7 +160,7 @@ def test_the_command_writes_both_and_says_what_was_reached(tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.html", "report.png"]
     assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert "data:image/png;base64," in (tmp_path / "out" / "report.html").read_text()
-    assert re.search(r"^reached +cost: cost of 100 h", done.stdout, re.MULTILINE)
+    assert re.search(r"^reached +cost: an hour's cost at 100 h", done.stdout, re.MULTILINE)
     assert "Not measured: scaling, peers" in done.stdout
 
 
