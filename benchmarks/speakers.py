@@ -14,7 +14,6 @@ Peak memory is that of the whole process, interpreter and models included. What 
 import argparse
 import hashlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
+from benchmarks.peak import peak_bytes
 from benchmarks.result import Result, Table, Target
 from benchmarks.runner import Benchmark, Findings, main, progress, run
 from benchmarks.surroundings import make_context, spread
@@ -336,19 +336,10 @@ def _measured_clustering(given: Path) -> dict[str, float]:
     return {
         "wall_seconds": time.monotonic() - wall,
         "processor_seconds": time.process_time() - processor,
-        "megabytes": _peak_bytes() / 1e6,
+        "megabytes": peak_bytes() / 1e6,
         "speakers": output.speakers,
         "turns": output.turns,
     }
-
-
-def _peak_bytes() -> int:
-    """Peak resident memory of this process. On Linux not from getrusage: that counts the parent's before exec, too."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 # ---- what the margins of the chunks cost ----

@@ -1,64 +1,48 @@
-"""How much splitting costs beside a bare decode, and how much memory it takes.
+"""How much splitting costs beside a bare decode.
 
-    python -m benchmarks.split [--quick] [--repeat 5] [--workers 16]
-    python -m benchmarks.split --memory --hours 10
+    whisperfleet bench split [--quick] [--repeat 5] [--workers 16]
 
-Each repetition runs a pair, in turns first: ffmpeg alone, decoding the audio track to 16 kHz mono into
-nowhere; and the real stage split_media into a folder, with all that belongs to it (hash of the media, voice
-activity around each cut, FLAC, hashes, atomic writes). The ratio is taken within each pair, so that what
-else the machine does hits both sides. The target is 1.5 at most, on mp3 and on mp4.
-
-Caveats: the recording is one spoken minute (espeak-ng) repeated, so pauses are as even as that; the page
-cache is warm for both sides; the voice-activity model is loaded before, as it is in a worker; storage is a
-local folder; on one core the two halves of the split, which otherwise overlap, run one after the other.
+Each repetition runs a pair, in turns first, for each format of the 94.5-minute lecture of benchmarks/corpus.py: ffmpeg
+alone, decoding the audio track to 16 kHz mono into nowhere; and the real stage split_media into a folder, with all
+that belongs to it (hash of the media, voice activity around each cut, FLAC, hashes, atomic writes). The ratio is taken
+within each pair, so that what else the machine does hits both sides.
 """
 
 import argparse
-import json
 import os
-import resource
-import shutil
 import statistics
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil  # type: ignore[import-untyped]
-
-from benchmarks.surroundings import machine, make_context, spread, working_folder
+from benchmarks.corpus import Encoding, cache_folder, encoded, recording
+from benchmarks.result import Result, Table, Target
+from benchmarks.runner import Benchmark, Findings, main, progress, run
+from benchmarks.surroundings import make_context, spread
 from workers.context import Context
 from workers.media import ffmpeg_executable
 from workers.messages import JobInput, JobKeys, SplitMediaInput
 from workers.stages.plan import plan_media
 from workers.stages.split import split_media
 
-MINUTES = 94.5  # the lecture of the project's goal
-QUICK_MINUTES = 10.0
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS: tuple[Encoding, ...] = ("mp3", "m4a", "flac")
 TARGET_RATIO = 1.5
-TARGET_MEGABYTES = 300
-FORMATS = {
-    "mp3": ("talk.mp3", ("-c:a", "libmp3lame", "-b:a", "128k", "-ar", "44100", "-ac", "2")),
-    "mp4": ("talk.mp4", ("-c:a", "aac", "-b:a", "128k", "-ar", "48000", "-ac", "2")),
-}
-SPOKEN = (
-    "Good morning, and welcome back. Last week we looked at how a long recording is cut into pieces. "
-    "Today we ask a harder question: where should the knife go? If it falls into a word, the word is lost, "
-    "or it is heard twice. So we look for a breath. People breathe every few seconds, and nobody speaks then. "
-    "There are recordings without a breath, of course. A crowd sings, a machine hums, an auctioneer never stops. "
-    "For these we let both neighbours hear the same few seconds, and compare what they heard. "
-)
+COMPRESSED: tuple[Encoding, ...] = ("mp3", "m4a")
+"""What most people have. A FLAC of 16 kHz is decoded in no time, so its ratio says little."""
 
 
 @dataclass(frozen=True)
 class Pair:
     """Seconds of one repetition."""
 
+    format: str
+    chunks: int
     decode: float
     split: float
 
@@ -67,160 +51,142 @@ class Pair:
         return self.split / self.decode
 
 
-def main() -> None:
-    options = _options()
-    with working_folder(options.folder) as folder:
-        if options.measure_one:
-            print(json.dumps(_measured_split(Path(options.measure_one), folder, options.workers)))
-            return
-        found: dict[str, Any] = {"benchmark": "split", "machine": _machine(), "workers": options.workers}
-        minute = _spoken_minute(folder)
-        if options.memory:
-            found |= _memory(minute, folder, options)
-        else:
-            found |= _ratios(minute, folder, options)
-    Path(options.output).write_text(json.dumps(found, indent=2) + "\n")
-    print(f"written: {options.output}")
+@dataclass(frozen=True)
+class _Job:
+    """A planned job, and its media."""
+
+    format: str
+    media: Path
+    ref: SplitMediaInput
+    context: Context
+    chunks: int
+
+    def pair(self, split_first: bool) -> Pair:
+        if split_first:
+            split = self.split_seconds()
+            return Pair(self.format, self.chunks, self._decode_seconds(), split)
+        decode = self._decode_seconds()
+        return Pair(self.format, self.chunks, decode, self.split_seconds())
+
+    def split_seconds(self) -> float:
+        storage, keys = self.context.open_storage(self.ref.storage), JobKeys(self.ref.job)
+        storage.delete(f"{keys.prefix}audio/")
+        storage.delete(keys.split)
+        began = time.monotonic()
+        split_media(self.ref, self.context)
+        return time.monotonic() - began
+
+    def _decode_seconds(self) -> float:
+        wanted = ("-map", "0:a:0", "-ac", "1", "-ar", "16000", "-f", "s16le", os.devnull)
+        command = [ffmpeg_executable(), "-v", "error", "-nostdin", "-y", "-i", str(self.media), *wanted]
+        began = time.monotonic()
+        subprocess.run(command, check=True)
+        return time.monotonic() - began
 
 
-def _ratios(minute: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    minutes = QUICK_MINUTES if options.quick else MINUTES
-    found: dict[str, Any] = {"minutes": minutes, "formats": {}}
-    print(f"{minutes} minutes, {options.repeat} pairs, seconds as min / median / max")
-    print(f"{'format':8}{'chunks':>8}{'ffmpeg alone':>24}{'split':>24}{'ratio':>24}  target {TARGET_RATIO}")
-    for name, (file, encoding) in FORMATS.items():
-        media = _recording(minute, folder / file, minutes, encoding)
-        context = make_context(folder / f"home-{name}", options.workers)
-        plan = plan_media(JobInput(media=str(media), language="en"), context)
-        ref = SplitMediaInput(storage=plan.storage, job=plan.job)
-        _split_seconds(ref, context)  # loads the voice-activity model
-        pairs = [_pair(media, ref, context, split_first=number % 2 == 1) for number in range(options.repeat)]
-        ratio = statistics.median(pair.ratio for pair in pairs)
-        print(
-            f"{name:8}{plan.chunk_count:8}"
-            f"{spread([pair.decode for pair in pairs]):>24}{spread([pair.split for pair in pairs]):>24}"
-            f"{spread([pair.ratio for pair in pairs]):>24}  {'met' if ratio <= TARGET_RATIO else 'MISSED'}",
-            flush=True,
-        )
-        found["formats"][name] = {
-            "chunks": plan.chunk_count,
-            "median_ratio": ratio,
-            "pairs": [{**asdict(pair), "ratio": pair.ratio} for pair in pairs],
-        }
-    return found
-
-
-def _pair(media: Path, ref: SplitMediaInput, context: Context, split_first: bool) -> Pair:
-    if split_first:
-        split = _split_seconds(ref, context)
-        return Pair(_decode_seconds(media), split)
-    decode = _decode_seconds(media)
-    return Pair(decode, _split_seconds(ref, context))
-
-
-def _decode_seconds(media: Path) -> float:
-    began = time.monotonic()
-    _ffmpeg("-i", str(media), "-map", "0:a:0", "-ac", "1", "-ar", "16000", "-f", "s16le", os.devnull)
-    return time.monotonic() - began
-
-
-def _split_seconds(ref: SplitMediaInput, context: Context) -> float:
-    storage, keys = context.open_storage(ref.storage), JobKeys(ref.job)
-    storage.delete(f"{keys.prefix}audio/")
-    storage.delete(keys.split)
-    began = time.monotonic()
-    split_media(ref, context)
-    return time.monotonic() - began
-
-
-def _memory(minute: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of a fresh process that plans and splits `hours` of mp3."""
-    file, encoding = FORMATS["mp3"]
-    media = _recording(minute, folder / file, options.hours * 60, encoding)
-    command = [sys.executable, "-m", "benchmarks.split", "--measure-one", str(media), "--workers", str(options.workers)]
-    measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    met = "met" if measured["process_megabytes"] <= TARGET_MEGABYTES else "MISSED"
-    print(f"{options.hours} hours of mp3, {measured['chunks']} chunks, split in {measured['seconds']:.1f} s")
-    print(f"peak memory of the process: {measured['process_megabytes']:.0f} MB, target {TARGET_MEGABYTES}: {met}")
-    print(f"peak memory of ffmpeg:      {measured['ffmpeg_megabytes']:.0f} MB")
-    return {"hours": options.hours, **measured}
-
-
-def _measured_split(media: Path, folder: Path, workers: int) -> dict[str, float]:
-    context = make_context(folder / "home", workers)
-    plan = plan_media(JobInput(media=str(media)), context)
-    with _largest_child() as child:
-        split = split_media(SplitMediaInput(storage=plan.storage, job=plan.job), context)
-    kilobytes = 1024 if sys.platform == "linux" else 1  # ru_maxrss is in kB on Linux, in bytes on macOS
-    return {
-        "chunks": plan.chunk_count,
-        "seconds": split.seconds,
-        "process_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobytes / 1e6,
-        "ffmpeg_megabytes": max(child, default=0) / 1e6,
+def measure(options: argparse.Namespace, folder: Path) -> Findings:
+    cache = cache_folder()
+    lecture = recording("lecture", cache, options.quick)
+    jobs = [_planned(format, encoded(lecture, format, cache), folder, options.workers) for format in FORMATS]
+    jobs[0].split_seconds()  # loads the voice-activity model
+    pairs: list[Pair] = []
+    for number in range(options.repeat):
+        for job in jobs:
+            progress(f"{job.format}, pair {number + 1} of {options.repeat}")
+            pairs.append(job.pair(split_first=number % 2 == 1))
+    by_format = {format: [pair for pair in pairs if pair.format == format] for format in FORMATS}
+    ratios = {format: statistics.median(pair.ratio for pair in of) for format, of in by_format.items()}
+    speeds = {
+        format: lecture.duration_ms / 1000 / statistics.median(pair.split for pair in of)
+        for format, of in by_format.items()
     }
+    return Findings(
+        repetitions=[{**asdict(pair), "ratio": pair.ratio} for pair in pairs],
+        tables=[_table(by_format, lecture.duration_ms / 60_000)],
+        figures={"ratios": {format: _summary(of) for format, of in by_format.items()}, "audio_s_per_s": speeds},
+        shows=[
+            f"Splitting {format} takes {ratios[format]:.2f} times as long as decoding it, and goes "
+            f"{speeds[format]:.0f} times real time."
+            for format in FORMATS
+        ],
+        targets=[
+            Target(
+                name=f"splitting {format} beside a bare decode",
+                wanted=f"at most {TARGET_RATIO}",
+                found=f"{ratios[format]:.2f}",
+                reached=None if options.quick else ratios[format] <= TARGET_RATIO,
+            )
+            for format in COMPRESSED
+        ],
+    )
 
 
-@contextmanager
-def _largest_child() -> Iterator[list[int]]:
-    """Resident bytes of this process's children, sampled: their ru_maxrss counts what they were before exec, too."""
-    seen: list[int] = []
-    done = threading.Event()
-
-    def sample() -> None:
-        while not done.wait(0.05):
-            for child in psutil.Process().children():
-                with suppress(psutil.NoSuchProcess):
-                    seen.append(child.memory_info().rss)
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
+def _planned(format: Encoding, media: Path, folder: Path, workers: int) -> _Job:
+    context = make_context(folder / f"home-{format}", workers)
+    plan = plan_media(JobInput(media=str(media), language="en", diarize=False), context)
+    return _Job(format, media, SplitMediaInput(storage=plan.storage, job=plan.job), context, plan.chunk_count)
 
 
-def _spoken_minute(folder: Path) -> Path:
-    """A spoken minute; every second sentence is followed by a pause of its own."""
-    if shutil.which("espeak-ng") is None:
-        sys.exit("The recording is spoken by espeak-ng: install it (apt-get install espeak-ng).")
-    speech, minute = folder / "speech.wav", folder / "minute.wav"
-    subprocess.run(["espeak-ng", "-v", "en-us", "-s", "150", "-w", speech, SPOKEN * 3], check=True)
-    _ffmpeg("-i", str(speech), "-t", "60", "-ar", "44100", str(minute))
-    return minute
+def _table(by_format: dict[Encoding, list[Pair]], minutes: float) -> Table:
+    return Table(
+        title=f"{minutes:g} minutes of lecture, seconds as min / median / max",
+        columns=("format", "chunks", "ffmpeg alone", "split", "ratio"),
+        rows=tuple(
+            (
+                format,
+                pairs[0].chunks,
+                spread([pair.decode for pair in pairs]),
+                spread([pair.split for pair in pairs]),
+                spread([pair.ratio for pair in pairs]),
+            )
+            for format, pairs in by_format.items()
+        ),
+    )
 
 
-def _recording(minute: Path, path: Path, minutes: float, encoding: tuple[str, ...]) -> Path:
-    """The minute, encoded once and repeated as it is: encoding hours would take longer than all that is measured."""
-    encoded = path.with_stem("minute")
-    _ffmpeg("-i", str(minute), *encoding, str(encoded))
-    _ffmpeg("-stream_loop", "-1", "-i", str(encoded), "-t", str(minutes * 60), "-c", "copy", str(path))
-    return path
+def _summary(pairs: Sequence[Pair]) -> dict[str, float]:
+    ratios = [pair.ratio for pair in pairs]
+    return {"min": min(ratios), "median": statistics.median(ratios), "max": max(ratios)}
 
 
-def _ffmpeg(*arguments: str) -> None:
-    subprocess.run([ffmpeg_executable(), "-v", "error", "-nostdin", "-y", *arguments], check=True)
+def draw(result: Result, figure: "Figure") -> None:
+    axes = figure.subplots()
+    found: dict[str, Any] = result.figures["ratios"]
+    middle = [found[format]["median"] for format in found]
+    reach = [
+        [found[format]["median"] - found[format]["min"] for format in found],
+        [found[format]["max"] - found[format]["median"] for format in found],
+    ]
+    axes.bar(list(found), middle, yerr=reach, capsize=6, width=0.5)
+    axes.axhline(TARGET_RATIO, color="black", linestyle="--", label=f"target for mp3 and m4a: {TARGET_RATIO}")
+    axes.set_ylabel("seconds of the split for one of a bare decode")
+    axes.set_title("What splitting costs beside decoding")
+    axes.legend()
 
 
-def _machine() -> dict[str, Any]:
-    banner = subprocess.run([ffmpeg_executable(), "-version"], check=True, stdout=subprocess.PIPE, text=True).stdout
-    packages = ("faster-whisper", "onnxruntime", "soundfile", "av", "numpy")
-    return {**machine(*packages), "ffmpeg": banner.splitlines()[0]}
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=16, help="workers that the chunk plan is made for (default 16)")
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.split", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--repeat", type=int, default=5, help="pairs a format, 5 at least for a figure to publish")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_MINUTES} minutes instead of {MINUTES}")
-    parser.add_argument("--workers", type=int, default=16, help="workers that the chunk plan is made for")
-    parser.add_argument("--memory", action="store_true", help="measure peak memory instead of time")
-    parser.add_argument("--hours", type=float, default=10.0, help="length of the recording of --memory")
-    parser.add_argument("--output", default="split.json", help="where the figures go")
-    parser.add_argument("--folder", help="keep the recordings and objects in this existing folder")
-    parser.add_argument("--measure-one", help=argparse.SUPPRESS)
-    return parser.parse_args()
+BENCHMARK = Benchmark(
+    name="split",
+    about=__doc__ or "",
+    measure=measure,
+    draw=draw,
+    options=_options,
+    packages=("faster-whisper", "onnxruntime", "soundfile", "av", "numpy"),
+    caveats=(
+        "The page cache is warm for both sides; the voice-activity model is loaded before, as it is in a worker; "
+        "storage is a local folder.",
+        "On one core the two halves of the split, which otherwise overlap, run one after the other.",
+        "The FLAC is 16 kHz already, so decoding it is next to nothing: its ratio is large and its seconds are few.",
+    ),
+)
+
+
+def command(arguments: list[str]) -> None:
+    run(BENCHMARK, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    main(BENCHMARK)

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import result
 from benchmarks.result import Result
+from tests.support.services import require
 from workers.diarizers import ge2e
 from workers.spans import SAMPLE_RATE
 
@@ -41,3 +42,12 @@ def test_the_cost_of_speakers_is_told_with_all_it_was_measured_on(tmp_path: Path
     margin = (ge2e.WINDOW - ge2e.STEP) / SAMPLE_RATE  # of each chunk but the last
     assert found.figures["heard_twice"]["ge2e"]["300"] == pytest.approx(11 * margin / 3600)
     assert "wanted at most 60 s" in said
+
+
+def test_the_cost_of_splitting_is_told_for_each_format(tmp_path: Path) -> None:
+    require("espeak-ng", "flite")
+    found, said = quick("split", tmp_path)
+    assert {pair["format"] for pair in found.repetitions} == {"mp3", "m4a", "flac"}
+    assert all(pair["ratio"] == pytest.approx(pair["split"] / pair["decode"]) for pair in found.repetitions)
+    assert all(pair["chunks"] >= 1 for pair in found.repetitions)
+    assert "not measured: splitting mp3" in said
