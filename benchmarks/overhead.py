@@ -353,6 +353,7 @@ def draw(found: Result, figure: "Figure") -> None:
     labels = [f"{name}\n{kinds[name]['minutes']:g} min, {_chunks(kinds[name]['chunks'])}" for name in names]
     for axes in (above, below):
         axes.set_yticks(range(len(names)), labels, fontsize=8)
+        axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     for row, name in enumerate(names):
         groups, wall = kinds[name]["groups_ms"], kinds[name]["wall_ms"]
