@@ -393,6 +393,7 @@ def draw(found: Result, figure: "Figure") -> None:
     measured = [*_bars(found.figures["engine"], "", BLUE), *_bars(found.figures["product"], "", GREEN)]
     _draw_measured(left, measured, found.figures["cores"])
     _draw_simulated(right, found.figures["simulated"][f"{SPEEDS[1]:g}"])
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=7, frameon=False)
 
 
 def _bars(ratio: Mapping[str, list[float]], prefix: str, colour: str) -> list[tuple[str, list[float], str]]:
@@ -410,7 +411,7 @@ def _draw_measured(axes: Any, bars: Sequence[tuple[str, list[float], str]], core
     axes.set_xlim(0, 1.2 * max(max(values) for _, values, _ in bars))
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("times one process with one thread (line: min to max)", fontsize=8)
-    axes.set_title(f"Measured on {cores} cores: bare engine (blue), product (green)", fontsize=9)
+    axes.set_title(f"Measured, {cores} cores: bare engine blue, product green", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -433,8 +434,7 @@ def _draw_simulated(axes: Any, settings: Mapping[str, Mapping[str, list[float]]]
     axes.set_xlim(0, 1.15 * most)
     axes.tick_params(axis="x", labelsize=8)
     axes.set_xlabel("times one worker, one after the other", fontsize=8)
-    axes.set_title(f"SIMULATED devices, {SPEEDS[1]:g} times real time", fontsize=9)
-    axes.legend(fontsize=7, frameon=False, loc="upper right")
+    axes.set_title(f"SIMULATED, {SPEEDS[1]:g} × real time", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
 
 
