@@ -9,11 +9,11 @@ workflow, is counted once: as inference while the engine computes, else as what 
 scheduled, polled and handed in, the worker how long a chunk was fetched, inferred and stored, and the times of the
 files when a chunk and its result were written.
 
-Shape: the beginning of the lecture, twice, through a worker whose engine is a sleep of a measured GPU's length (13 times
-real time: small.en on an RTX 2080 Ti), all else real; its first ten minutes with speakers, once, for information; and
-the whole 94.5 minutes through the demo model, as often as --repeat says, each time from nothing and submitted at
-another moment of the worker's polling. Nothing is compared with anything, so nothing is interleaved. From what a job costs once and what it
-costs between two chunks follows the share for a long job at any speed.
+Shape: the beginning of the lecture, twice, through a worker whose engine is a sleep of a measured GPU's length (13
+times real time: small.en on an RTX 2080 Ti), all else real; its first ten minutes with speakers, once, for
+information; and the whole 94.5 minutes through the demo model, as often as --repeat says, each time from nothing and
+submitted at another moment of the worker's polling. Nothing is compared with anything, so nothing is interleaved.
+From what a job costs once and what it costs between two chunks follows the share for a long job at any speed.
 """
 
 import argparse
