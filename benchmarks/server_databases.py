@@ -108,7 +108,10 @@ def _server(database: str, name: str, folder: Path, more: Sequence[str]) -> Iter
 def _embedded_server(folder: Path, more: Sequence[str]) -> Iterator[tuple[psutil.Process, int, float]]:
     """With the command and the environment that the keeper of the embedded server gives it."""
     files, port, program = server_state.Files(folder), _free_port(), server_jar.obtain(load(), progress)
-    command = server_java.command(conductor.java(), files, port, None)
+    names = tuple(f"--{pair.partition('=')[0]}=" for pair in more)  # a property that is given twice has both values
+    command = [
+        word for word in server_java.command(conductor.java(), files, port, None) if not word.startswith(names or "\0")
+    ]
     environment = server_java.environment(program)
     with _healthy([*command, *(f"--{pair}" for pair in more)], environment, files.log, port) as running:
         yield running

@@ -45,9 +45,10 @@ def _properties(files: Files, port: int, ui: Path | None) -> dict[str, str]:
         "conductor.scheduler.enabled": "false",
         "spring.jmx.enabled": "false",
         "conductor.file-storage.parentDir": str(files.root / "files"),  # it would make a folder in the user's home
-        # A waiting JOIN is looked at ten times a second at first, and after 200 times ever more seldom, until up to
-        # 30 s pass between its last branch and its end. So: fast while a short job runs, then once a second.
-        "conductor.app.systemTaskPostponeThreshold": "100",
+        # A waiting JOIN is looked at five to ten times a second at first, and each look reads the whole job: with 100
+        # chunks an eighth of a processor for as long as the job runs. So: fast for the first 300 looks (half a minute
+        # to a minute, in which a second would be felt), then once a second, never as seldom as the default's 30 s.
+        "conductor.app.systemTaskPostponeThreshold": "300",
         "conductor.app.systemTaskWorkerCallbackDuration": "1s",
         # Where two branches end at once, whoever is second waits so long for the job's lock, by default 0.5 s, and
         # then decides nothing: on a busy machine the job stood still until the sweeper came, two minutes later.
