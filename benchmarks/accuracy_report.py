@@ -21,7 +21,7 @@ from benchmarks.accuracy_scores import (
 from benchmarks.accuracy_speed import Pace, cut_lengths_s, efficiency, shift_of
 from benchmarks.result import Result, Table, Target
 from benchmarks.runner import Findings
-from benchmarks.scoring import WordError, align, heard_words, said_words, word_error_rate
+from benchmarks.scoring import WordError, align, heard_words, said_words
 from benchmarks.speech import Recorded
 from workers.attribution import attribute
 from workers.chunking import search_windows
@@ -50,8 +50,11 @@ class Talk:
 
 @dataclass(frozen=True)
 class Scored:
-    """One recording in one division, against the truth and against the serial run. der, wder: None where nobody was
-    told apart."""
+    """One recording in one division, against the truth and against the serial run.
+
+    control: the serial run's errors; again_ms: the length of each chunk whose text looked wrong and was decoded again,
+    again_kept: how many of them kept the second text; der, wder: None where nobody was told apart.
+    """
 
     talk: Talk
     length: Length
@@ -66,7 +69,8 @@ class Scored:
     cuts: tuple[Pair, ...]
     time_errors_ms: tuple[int, ...]
     covered: bool
-    decoded_again_ms: int
+    again_ms: tuple[int, ...]
+    again_kept: int
     same_samples: bool
     der: float | None
     wder: float | None
@@ -104,7 +108,11 @@ class Scored:
                 "p95": _percentile(self.time_errors_ms, 95),
             },
             "covered": self.covered,
-            "decoded_again_s": self.decoded_again_ms / 1000,
+            "decoded_again": {
+                "chunks": len(self.again_ms),
+                "seconds": sum(self.again_ms) / 1000,
+                "kept": self.again_kept,
+            },
             "same_samples_as_serial": self.same_samples,
             "der": self.der,
             "wder": self.wder,
@@ -116,7 +124,8 @@ def score(talk: Talk, length: Length, heard: Heard, serial: Heard) -> Scored:
     """Compare one transcript with what was said, and with the serial run's."""
     recorded, chunks = talk.recorded, heard.transcript.provenance.chunks
     said = said_words(recorded.truth)
-    errors, control = (align(said, heard_words(one.transcript)) for one in (heard, serial))
+    words, serial_words = heard_words(heard.transcript), heard_words(serial.transcript)
+    errors, control, unlike = align(said, words), align(said, serial_words), align(serial_words, words)
     cores = [chunk.core for chunk in chunks]
     cuts = [core.start_ms for core in cores[1:]]
     wanted = length.cuts(recorded.duration_ms)
@@ -131,12 +140,13 @@ def score(talk: Talk, length: Length, heard: Heard, serial: Heard) -> Scored:
         words=len(said),
         errors=errors,
         control=control,
-        unlike_serial=word_error_rate(serial.transcript.text, heard.transcript.text),
+        unlike_serial=len(unlike) / max(1, len(serial_words)),
         blocks=tuple(by_block(errors, control, said, recorded.duration_ms)),
         cuts=tuple(by_cut(errors, control, said, cuts)),
         time_errors_ms=tuple(sentence_time_errors(recorded.truth, heard.transcript)),
         covered=covered(cores, recorded.duration_ms) and not heard.transcript.gaps,
-        decoded_again_ms=sum(chunk.audio.duration_ms for chunk in chunks if len(chunk.decodes) > 1),
+        again_ms=tuple(chunk.audio.duration_ms for chunk in chunks if len(chunk.decodes) > 1),
+        again_kept=sum(chunk.decodes[-1].kept for chunk in chunks if len(chunk.decodes) > 1),
         same_samples=heard.samples_sha256 == serial.samples_sha256,
         der=der,
         wder=wder,
@@ -272,7 +282,7 @@ def _words(rows: Sequence[Row]) -> Table:
 
 def _decoded_twice(row: Row) -> float:
     """Percent of the audio."""
-    return 100 * sum(one.decoded_again_ms for one in row.of) / sum(one.talk.recorded.duration_ms for one in row.of)
+    return 100 * sum(sum(one.again_ms) for one in row.of) / sum(one.talk.recorded.duration_ms for one in row.of)
 
 
 def _beside_cuts(rows: Sequence[Row]) -> Table:
@@ -407,7 +417,35 @@ def _shows(rows: Sequence[Row], speeds: dict[str, dict[str, float]]) -> list[str
                 f"{100 * _pooled(row, True):.2f} %; beside cuts {100 * row.near.rate:.2f} %, where the serial run, "
                 f"which has no cut there, errs in {100 * row.near.control_rate:.2f} %."
             )
-    return [*said, _shortest(rows, speeds), _twice(rows)]
+    return [*said, *_lengths_that_differ(rows), _shortest(rows, speeds), _automatic(speeds), _twice(rows)]
+
+
+def _lengths_that_differ(rows: Sequence[Row]) -> list[str]:
+    said = []
+    for kind in dict.fromkeys(row.kind for row in rows):
+        divided = [row for row in rows if row.kind == kind and row.cuts]
+        apart = {
+            "worse": [row.label for row in divided if row.more.low > 0],
+            "better": [row.label for row in divided if row.more.high < 0],
+        }
+        told = " and ".join(f"{word} in {', '.join(labels)}" for word, labels in apart.items() if labels)
+        said.append(
+            f"Recordings {kind}: of {len(divided)} divisions the words are {told} than serially."
+            if told
+            else f"Recordings {kind}: none of {len(divided)} divisions has more or fewer word errors than the serial "
+            "run beyond chance (95 %)."
+        )
+    return said
+
+
+def _automatic(speeds: dict[str, dict[str, float]]) -> str:
+    parts = []
+    for size in map(str, FLEET_SIZES):
+        best = max((label for label in speeds if label != "auto"), key=lambda label: speeds[label][size])
+        parts.append(
+            f"{speeds['auto'][size]:.2f} on {size} workers (the best fixed length, {best}: {speeds[best][size]:.2f})"
+        )
+    return f"The default, auto, chooses chunks for the workers that are there: an efficiency of {', '.join(parts)}."
 
 
 def _shortest(rows: Sequence[Row], speeds: dict[str, dict[str, float]]) -> str:
@@ -444,9 +482,12 @@ def _against(row: Row, other: Row) -> Difference:
 
 def _twice(rows: Sequence[Row]) -> str:
     short, long = rows[0], next(row for row in rows if row.label == SERIAL.label)
+    both = [one for row in (short, long) for one in row.of]
     return (
         f"A text that looks wrong is decoded again, and with it its whole chunk: {_decoded_twice(short):.0f} % of the "
-        f"audio in chunks of {short.label}, {_decoded_twice(long):.0f} % of it undivided (recordings {short.kind})."
+        f"audio in chunks of {short.label}, {_decoded_twice(long):.0f} % of it undivided (recordings {short.kind}); "
+        f"of {sum(len(one.again_ms) for one in both)} chunks that were, {sum(one.again_kept for one in both)} kept the "
+        "second text."
     )
 
 
