@@ -12,32 +12,34 @@ on each of them in an order drawn anew. --against starts a second server on each
 Conductor's: the measure for a setting, before and after in one run.
 
 Steps: STEPS are recordings at once times chunks of each, fewer chunks where there are more recordings, so that none
-takes long; LENGTHS are chunks of one recording, for the growth of the time per task. After each server's start an
-unmeasured step warms it up. Delays are differences of the server's own times: from a job's creation to its plan being
-handed out, and from the end of its last chunk to the stitching being scheduled and handed out. At rest: what the
-server needs while nothing runs, while a job of WAITING chunks waits for its second half, and for a poll in vain.
+takes long. LENGTHS are chunks of one recording, of which SAMPLE are done and measured once all have been handed to
+the queue: for the growth of the time per task with the length. After each server's start an unmeasured step warms it
+up. Delays are differences of the server's own times: from a job's creation to its plan being handed out, and from the
+end of its last chunk to the stitching being scheduled and handed out. At rest: what the server needs while nothing
+runs, while a job of WAITING chunks waits for its second half, and for a poll in vain.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.result import Result, Table, Target
 from benchmarks.runner import Benchmark, Findings, interleaved, main, progress, run
 from benchmarks.server_databases import POSTGRESQL, SQLITE, Server, postgresql_lacks, servers
-from benchmarks.server_load import CHUNK, CHUNK_MS, Step, clients, poll_in_vain, submit, wait_until_done
+from benchmarks.server_load import CHUNK, CHUNK_MS, ONCE_A_JOB, Step, clients, poll_in_vain, submit, wait_until_done
 from workers.errors import OptionError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS = (Step(1, 60), Step(4, 60), Step(16, 15), Step(64, 4))
-LENGTHS = (Step(1, 60), Step(1, 200), Step(1, 600))
-QUICK = (Step(2, 5),)
+LENGTHS, SAMPLE = (50, 200, 600), 40
+QUICK, QUICK_LENGTHS = (Step(2, 5),), (5,)
 WARM_UP = Step(4, 40)
 CLIENTS = 8  # in flight at once: enough for all processors, and 8 queue for one another where they are two
 WAITING, REST_S, IDLE_CLIENTS = 100, 3.0, 16
@@ -50,23 +52,28 @@ DATABASES = {SQLITE.lower(): SQLITE, POSTGRESQL.lower(): POSTGRESQL}
 def measure(options: argparse.Namespace, folder: Path) -> Findings:
     """Both servers up at once, every step on each in turn."""
     asked, caveats = _databases(options)
-    steps = QUICK if options.quick else tuple(dict.fromkeys((*STEPS, *LENGTHS)))
+    quick = options.quick
+    works: dict[str, Callable[[Server], dict[str, Any]]] = {
+        **{str(step): partial(_loaded, step=step, count=options.clients) for step in (QUICK if quick else STEPS)},
+        **{
+            f"one of {chunks}": partial(_sampled, chunks=chunks, count=options.clients)
+            for chunks in (QUICK_LENGTHS if quick else LENGTHS)
+        },
+        "at rest": partial(_rest, quick=quick),
+    }
     repetitions: list[dict[str, Any]] = []
     with servers(folder, asked, options.against) as running:
         for server in running:
-            if not options.quick:
+            if not quick:
                 _loaded(server, WARM_UP, options.clients)
-        turns = {f"{server.name}: {step}": (server, step) for server in running for step in (*steps, None)}
+        turns = {f"{server.name}, {what}": (server, work) for server in running for what, work in works.items()}
         for number, name in interleaved(list(turns), options.repeat):
-            server, step = turns[name]
-            progress(f"{number + 1}/{options.repeat} {server.name}: {step or 'at rest'}")
-            found = _rest(server, options.quick) if step is None else _loaded(server, step, options.clients)
-            repetitions.append({"repetition": number, "server": server.name, **found})
+            server, work = turns[name]
+            progress(f"{number + 1}/{options.repeat} {name}")
+            repetitions.append({"repetition": number, "server": server.name, **work(server)})
         starts = {server.name: round(server.start_s, 1) for server in running}
     figures = _figures(repetitions, list(starts), starts)
-    return Findings(
-        repetitions, _tables(figures), figures, _shows(figures), () if options.quick else _targets(figures), caveats
-    )
+    return Findings(repetitions, _tables(figures), figures, _shows(figures), _targets(figures, quick), caveats)
 
 
 def _loaded(server: Server, step: Step, count: int) -> dict[str, Any]:
@@ -99,12 +106,32 @@ def _loaded(server: Server, step: Step, count: int) -> dict[str, Any]:
     }
 
 
+def _sampled(server: Server, chunks: int, count: int) -> dict[str, Any]:
+    """What a chunk costs in a job of so many: the first SAMPLE of them, when all are in the queue."""
+    step, sample = Step(1, chunks), min(SAMPLE, chunks)
+    with clients(server, step, count, transcribe_chunk=0, stitch_transcript=0) as crew:
+        job = submit(server, step)[0]
+        wait_until_done(crew)
+    before, began = server.spent_ms(), time.monotonic()
+    with clients(server, step, count, transcribe_chunk=sample, **dict.fromkeys(ONCE_A_JOB, 0)) as crew:
+        wait_until_done(crew)
+    seconds, after = time.monotonic() - began, server.spent_ms()
+    told = server.client.workflow(job)
+    server.client.cancel(job, "the benchmark has seen enough of it")
+    return {
+        "length": chunks,
+        "sampled_per_s": round(sample / seconds, 2),
+        "sampled_ms_per_task": round((sum(after) - sum(before)) / sample, 2),
+        "length_bytes": len(json.dumps(told, separators=(",", ":"))),
+    }
+
+
 def _rest(server: Server, quick: bool) -> dict[str, Any]:
     """Processor milliseconds that the server needs a second at rest and with a job that waits, and for a vain poll."""
     seconds = 0.5 if quick else REST_S
     nothing = _spent_a_second(server, seconds)
     step = Step(1, 10 if quick else WAITING)
-    with clients(server, step, CLIENTS, chunks_done=step.chunks // 2) as crew:
+    with clients(server, step, CLIENTS, transcribe_chunk=step.chunks // 2, stitch_transcript=0) as crew:
         job = submit(server, step)[0]
         wait_until_done(crew)
     waiting = _spent_a_second(server, seconds)
@@ -177,22 +204,20 @@ def _figures(repetitions: Sequence[dict[str, Any]], names: Sequence[str], starts
                 | {key: _delays(rows, key) for key in delays}
                 | {key: rows[0][key] for key in ("posted_bytes", "polled_bytes", "workflow_bytes")}
             )
+        lengths = [
+            {"chunks": chunks, "workflow_bytes": rows[0]["length_bytes"]}
+            | {key: _of(rows, key) for key in ("sampled_per_s", "sampled_ms_per_task")}
+            for chunks in sorted({row["length"] for row in mine if "length" in row})
+            for rows in [[row for row in mine if row.get("length") == chunks]]
+        ]
         resting = [row for row in mine if "rest_ms_per_s" in row]
         figures[name] = {
             "start_s": starts[name],
             "steps": sorted(steps, key=lambda one: (one["recordings"], one["chunks"])),
+            "lengths": lengths,
             "rest": {key: _of(resting, key) for key in resting[0] if key not in ("repetition", "server")},
         }
     return {"servers": figures}
-
-
-def _at_once(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The steps of STEPS: for each number of recordings the one with the fewest chunks."""
-    return [step for step in found["steps"] if step["recordings"] > 1 or step["chunks"] <= STEPS[0].chunks]
-
-
-def _lengths(found: dict[str, Any]) -> list[dict[str, Any]]:
-    return [step for step in found["steps"] if step["recordings"] == 1]
 
 
 def _spread(of: dict[str, float]) -> str:
@@ -216,13 +241,20 @@ def _tables(figures: dict[str, Any]) -> list[Table]:
             ),
         ),
         Table(
-            title="Bytes",
-            columns=("server", "chunks", "a chunk's task as handed out", "as handed in", "the whole job", "per chunk"),
+            title="One recording of so many chunks, while its first are done (minimum / median / maximum)",
+            columns=("server", "chunks", "processor ms/task", "chunks/s", "bytes of the job", "per chunk"),
             rows=tuple(
-                (name, step["chunks"], step["polled_bytes"], step["posted_bytes"], step["workflow_bytes"],
-                 round(step["workflow_bytes"] / step["chunks"]))
-                for name, found in by_server for step in found["steps"] if step["recordings"] == min(
-                    one["recordings"] for one in found["steps"])
+                (name, one["chunks"], _spread(one["sampled_ms_per_task"]), _spread(one["sampled_per_s"]),
+                 one["workflow_bytes"], round(one["workflow_bytes"] / one["chunks"]))
+                for name, found in by_server for one in found["lengths"]
+            ),
+        ),
+        Table(
+            title="Bytes of a chunk's task",
+            columns=("server", "as handed out", "as handed in"),
+            rows=tuple(
+                (name, step["polled_bytes"], step["posted_bytes"])
+                for name, found in by_server for step in found["steps"][:1]
             ),
         ),
         Table(
@@ -241,21 +273,22 @@ def _tables(figures: dict[str, Any]) -> list[Table]:
 def _shows(figures: dict[str, Any]) -> list[str]:
     told = []
     for name, found in figures["servers"].items():
-        rates = [step["chunks_per_s"]["median"] for step in _at_once(found)]
+        rates = [step["chunks_per_s"]["median"] for step in found["steps"]]
         told.append(
             f"{name}: {min(rates):.0f} to {max(rates):.0f} chunks a second, over 1 to "
             f"{max(step['recordings'] for step in found['steps'])} recordings at once: at {TIMES_REAL} times real time "
             f"and {CHUNK_MS // 1000} s a chunk that feeds {workers_fed(min(rates))} to {workers_fed(max(rates))} "
             f"workers, at 30 s a chunk half as many."
         )
-        if len(lengths := _lengths(found)) > 1:
-            short, long = lengths[0], lengths[-1]
-            costs = [step["server_ms_per_task"]["median"] + step["database_ms_per_task"]["median"] for step in lengths]
+        short, long = found["lengths"][0], found["lengths"][-1]
+        if short is not long:
+            costs = short["sampled_ms_per_task"]["median"], long["sampled_ms_per_task"]["median"]
             told.append(
                 f"{name}: a task costs {costs[0]:.1f} ms of processor time in a job of {short['chunks']} chunks and "
-                f"{costs[-1]:.1f} ms in one of {long['chunks']}: {costs[-1] / costs[0]:.1f} times as much for "
-                f"{long['chunks'] / short['chunks']:.0f} times the length, since with each result the server reads "
-                "the whole job."
+                f"{costs[1]:.1f} ms in one of {long['chunks']}, {costs[1] / costs[0]:.1f} times as much for "
+                f"{long['chunks'] / short['chunks']:.0f} times the chunks: with each result the server reads the whole "
+                f"job. There it gets through {long['sampled_per_s']['median']:.0f} chunks a second, enough for "
+                f"{workers_fed(long['sampled_per_s']['median'])} such workers."
             )
         delays = [step["join_delays_ms"] for step in found["steps"]]
         told.append(
@@ -272,18 +305,18 @@ def _shows(figures: dict[str, Any]) -> list[str]:
     return told
 
 
-def _targets(figures: dict[str, Any]) -> list[Target]:
+def _targets(figures: dict[str, Any], quick: bool) -> list[Target]:
     """FLEET workers, as many as the scaling benchmark goes up to, must find their chunks on each database."""
     wanted = FLEET * TIMES_REAL / (CHUNK_MS / 1000)
     found = {
-        name: min(step["chunks_per_s"]["median"] for step in _at_once(one)) for name, one in figures["servers"].items()
+        name: min(step["chunks_per_s"]["median"] for step in one["steps"]) for name, one in figures["servers"].items()
     }
     return [
         Target(
             name=f"{name} feeds {FLEET} workers at {TIMES_REAL} times real time with {CHUNK_MS // 1000} s chunks",
             wanted=f"at least {wanted:.1f} chunks/s",
-            found=f"{found.get(name, 0):.1f}" if name in found else "not run",
-            reached=found[name] >= wanted if name in found else None,
+            found="a quick run" if quick else f"{found[name]:.1f}" if name in found else "not run",
+            reached=found[name] >= wanted if name in found and not quick else None,
         )
         for name in (SQLITE, POSTGRESQL)
     ]
@@ -293,7 +326,7 @@ def draw(result: Result, figure: "Figure") -> None:
     """Tasks a second against recordings at once, and what a task costs against the length of its recording."""
     rates, costs = figure.subplots(1, 2)
     for name, found in result.figures["servers"].items():
-        steps = _at_once(found)
+        steps = found["steps"]
         rates.errorbar(
             [step["recordings"] for step in steps],
             [step["chunks_per_s"]["median"] for step in steps],
@@ -303,19 +336,16 @@ def draw(result: Result, figure: "Figure") -> None:
             ],
             marker="o", capsize=3, label=name,
         )  # fmt: skip
-        lengths = _lengths(found) or found["steps"]
-        costs.plot(
-            [step["chunks"] for step in lengths],
-            [step["server_ms_per_task"]["median"] + step["database_ms_per_task"]["median"] for step in lengths],
-            marker="o", label=name,
-        )  # fmt: skip
+        lengths = found["lengths"]
+        medians = [one["sampled_ms_per_task"]["median"] for one in lengths]
+        costs.plot([one["chunks"] for one in lengths], medians, marker="o", label=name)
     need = FLEET * TIMES_REAL / (CHUNK_MS / 1000)
     rates.axhline(need, color="grey", linestyle="--", linewidth=1)
     rates.annotate(f"{FLEET} GPUs need {need:.0f}", (1, need), textcoords="offset points", xytext=(0, 4), color="grey")
     rates.set_xscale("log", base=4)
-    at = sorted({step["recordings"] for found in result.figures["servers"].values() for step in _at_once(found)})
+    at = sorted({step["recordings"] for found in result.figures["servers"].values() for step in found["steps"]})
     rates.set_xticks(at, [str(one) for one in at])
-    rates.set_ylim(bottom=0)
+    rates.set_ylim(0, max(rates.get_ylim()[1], 1.2 * need))
     rates.set(xlabel="recordings at once", ylabel="chunks a second", title="What the server can do")
     costs.set_xlim(left=0)
     costs.set_ylim(bottom=0)

@@ -30,7 +30,7 @@ CHUNK = "transcribe_chunk"
 ONCE_A_JOB = ("plan_media", "split_media", "stitch_transcript")
 CHUNK_MS = 60_000
 STORAGE = "s3://recordings/whisperfleet"
-STEP_S = 180.0
+STEP_S = 300.0  # a job that stood still until the server's sweeper found it has been seen
 _ANSWER_S = 60.0
 
 
@@ -101,14 +101,12 @@ def submit(server: Server, step: Step) -> list[str]:
 
 
 @contextmanager
-def clients(server: Server, step: Step, count: int, chunks_done: int | None = None) -> Iterator[Crew]:
+def clients(server: Server, step: Step, count: int, **limits: int) -> Iterator[Crew]:
     """`count` clients for chunks and one for each other kind, at work in the block.
 
-    Each ends when all of its kind is done. chunks_done: then only so many chunks are done, and no transcript is.
+    Each ends when all of its kind is done. limits: by kind, that only so many are done.
     """
-    limits = dict.fromkeys(ONCE_A_JOB, step.recordings) | {CHUNK: step.recordings * step.chunks}
-    if chunks_done is not None:
-        limits |= {CHUNK: chunks_done, "stitch_transcript": 0}
+    limits = dict.fromkeys(ONCE_A_JOB, step.recordings) | {CHUNK: step.recordings * step.chunks} | limits
     crew = Crew(server.host, limits, step.chunks)
     kinds = [*ONCE_A_JOB, *[CHUNK] * count]
     threads = [threading.Thread(target=_client, args=(crew, kind), name=kind, daemon=True) for kind in kinds]

@@ -30,9 +30,10 @@ def test_a_quick_run_is_whole(tmp_path: Path) -> None:
     assert found.options["databases"] == "sqlite,postgresql"
     loaded = [row for row in found.repetitions if "chunks" in row]
     assert [(row["recordings"], row["chunks"], row["tasks"]) for row in loaded] == [(2, 5, 2 * (5 + 3))]
-    assert len(found.repetitions) == 2
+    assert len(found.repetitions) == 3
+    assert [target.reached for target in found.targets] == [None, None]
     assert [len(row["stitch_delays_ms"]) for row in loaded] == [2]
-    assert [table.title.split()[0] for table in found.tables] == ["Recordings", "Bytes", "At"]
+    assert [table.title.split()[0] for table in found.tables] == ["Recordings", "One", "Bytes", "At"]
     assert list(found.figures["servers"]) == ["SQLite"]
     assert all(math.isfinite(number) for number in numbers(found.figures))
     assert min(loaded[0][key] for key in ("tasks_per_s", "server_ms_per_task", "posted_bytes", "workflow_bytes")) > 0
