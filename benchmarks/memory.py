@@ -5,8 +5,8 @@
 Each part runs in a process of its own, with the real stage and all that belongs to it, and says how much it ever had
 resident (VmHWM): *split* plans the job and cuts the recording (its ffmpeg is looked at every 20 ms and told apart);
 *worker* has the demo model loaded and hears the job's first chunk, of the longest recording the first two, so that
-what a chunk leaves behind would show; *stitch* joins the results of all chunks and
-the speakers and writes the transcript in every format. Conductor's own join holds keys and numbers only.
+what a chunk leaves behind would show; *stitch* joins the results of all chunks and the speakers and writes the
+transcript in every format. Conductor's own join holds keys and numbers only.
 
 In each repetition the lengths come in an order drawn anew, and ratios are taken within it. Chunks are 10 minutes at
 every length, the longest that are ever cut: a worker's memory here is the most that a chunk's length can ask for.
