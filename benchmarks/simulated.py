@@ -214,8 +214,9 @@ def _work(worker: Simulated, nursery: Nursery, journal: int, orphaned: int) -> N
     lanes.announce(desk)
     keeper = (desk, threading.Event(), _hung, _no_news)
     threading.Thread(target=lanes.keep_leases, args=keeper, daemon=True).start()
-    for _ in range(2):
-        threading.Thread(target=lanes.recognizer_lane, args=(desk, lanes.RECOGNIZER_TASKS), daemon=True).start()
+    for ahead_only in (False, True):
+        lane = (desk, lanes.RECOGNIZER_TASKS, ahead_only)
+        threading.Thread(target=lanes.recognizer_lane, args=lane, daemon=True).start()
     tell(event="ready", name=worker.name)
     os.read(orphaned, 1)  # returns when the nursery is gone, however it went
     os._exit(0)

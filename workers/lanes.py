@@ -65,6 +65,7 @@ HAND_ON_SECONDS = 5
 HAND_ON_POLLS = 100  # eight minutes of handing on: longer than a worker that has the model is busy with one chunk
 DIARIZER_SECONDS = 7200.0  # pyannote's longest chunk, an hour, takes that on a slow processor; a task beyond it hangs
 FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0  # seconds between polls of an empty queue
+MEDIA_PAUSE = 0.4  # the same for plan and stitch: everybody waits for one at a job's begin and for the other at its end
 BUSY_LOOK = 0.1  # seconds between two looks whether it is time to poll at all
 
 
@@ -145,19 +146,23 @@ def run_lane(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool] = 
         held = _take(desk, kinds, may_poll)
         if held is None:
             desk.draining.wait(pause)
-            pause = min(pause * 1.5, desk.longest_pause)
+            longest = min(desk.longest_pause, MEDIA_PAUSE) if "stitch_transcript" in kinds else desk.longest_pause
+            pause = min(pause * 1.5, longest)
         elif _do(desk, held):
             pause = FIRST_PAUSE
         else:  # its chunk is not written yet: let the splitter work
             desk.draining.wait(0.1)
 
 
-def recognizer_lane(desk: Desk, kinds: tuple[str, ...]) -> None:
-    """One of two lanes at the engine; polls when nothing is in hand, or the one in hand is nearly done."""
+def recognizer_lane(desk: Desk, kinds: tuple[str, ...], ahead_only: bool = False) -> None:
+    """One of two lanes at the engine; polls when nothing is in hand, or the one in hand is nearly done.
+
+    ahead_only: of two idle lanes one asks, or an idle fleet would ask its server twice as often as it has to.
+    """
 
     def may_poll() -> bool:
         holding = desk.recognizing()
-        return holding == 0 or (holding == 1 and desk.seat.may_fetch_ahead())
+        return (holding == 0 and not ahead_only) or (holding == 1 and desk.seat.may_fetch_ahead())
 
     run_lane(desk, kinds, may_poll)
 

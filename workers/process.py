@@ -165,11 +165,11 @@ def _start_recognizer_lanes(desk: lanes.Desk, spec: ProcessSpec) -> list[threadi
     if not kinds:
         return []
     desk.seat.warm(spec.engine, spec.model)
-    return [_thread(lanes.recognizer_lane, desk, kinds) for _ in range(2)]
+    return [_thread(lanes.recognizer_lane, desk, kinds, ahead_only) for ahead_only in (False, True)]
 
 
-def _thread(run, desk: lanes.Desk, kinds: tuple[str, ...]) -> threading.Thread:  # type: ignore[no-untyped-def]
-    thread = threading.Thread(target=run, args=(desk, kinds), daemon=True)
+def _thread(run, desk: lanes.Desk, kinds: tuple[str, ...], *more: object) -> threading.Thread:  # type: ignore[no-untyped-def]
+    thread = threading.Thread(target=run, args=(desk, kinds, *more), daemon=True)
     thread.start()
     return thread
 

@@ -97,18 +97,23 @@ class TaskClient:
     def poll(self, kind: str) -> PolledTask | None:
         """A task, if there is one. Within the pause that the server has asked for it is not even asked.
 
-        A gateway for a thousand workers says after an empty poll how long not to come back (X-Poll-After-Ms).
+        A gateway for a thousand workers says after an empty poll how long not to come back (X-Poll-After-Ms). As a
+        batch of one, which looks once: Conductor's plain poll of an empty queue looks twice, 100 ms apart, and a worker
+        asks for several kinds one after the other (measured: 130 ms and 16 ms of the server's processor, against 13
+        and 7).
         Raises NotAdmitted where this kind is not for this worker.
         """
         if time.monotonic() < self._not_before.get(kind, 0.0):
             return None
         try:
-            task, headers = self._ask("GET", "/tasks/poll/{kind}", {"kind": kind}, {"workerid": self.worker})
+            one_look = {"workerid": self.worker, "count": 1, "timeout": 0}
+            tasks, headers = self._ask("GET", "/tasks/poll/batch/{kind}", {"kind": kind}, one_look)
         except Forbidden as error:
             raise NotAdmitted(
                 f"{self.server.removesuffix('/api')} has no tasks of the kind {kind} for this worker: "
                 "name others by --tasks, or give it another token."
             ) from error
+        task = tasks[0] if isinstance(tasks, list) and tasks else None
         if not isinstance(task, dict):
             self._not_before[kind] = time.monotonic() + _asked_pause_s(headers)
             return None
@@ -205,7 +210,7 @@ class TaskClient:
         method: str,
         path: str,
         path_params: dict[str, str] | None = None,
-        query: dict[str, str] | None = None,
+        query: dict[str, Any] | None = None,
         body: object = None,
     ) -> tuple[Any, Mapping[str, str]]:
         """The answer and its headers. Raises NotAdmitted once 401 was the only answer for LOCKED_OUT_S."""

@@ -17,7 +17,7 @@ from workers.seat import EngineSeat
 from workers.stages.speakers import BLIND_WAIT_S, audio_awaited
 from workers.tasks import NotAdmitted, ServerSilent, TaskClient
 
-TASK = b'{"taskId": "t", "workflowInstanceId": "w", "inputData": {}}'
+TASKS = b'[{"taskId": "t", "workflowInstanceId": "w", "inputData": {}}]'
 
 
 class Gateway:
@@ -77,7 +77,7 @@ def test_after_an_empty_poll_it_waits_as_long_as_it_was_asked_to(gateway: Gatewa
     assert client.poll("detect_language") is None, "of one kind nothing is said of another"
     assert len(gateway.asked) == 2
     now[0] += 6.8
-    gateway.status, gateway.headers, gateway.body = 200, {"Content-Type": "application/json"}, TASK
+    gateway.status, gateway.headers, gateway.body = 200, {"Content-Type": "application/json"}, TASKS
     assert client.poll("transcribe_chunk") is not None
     assert client.poll("transcribe_chunk") is not None, "after a task there is no pause"
 
@@ -130,7 +130,7 @@ def test_a_session_that_was_not_had_at_the_start_is_asked_for_again(
     gateway.status, gateway.body = 401, b'{"error": "MISSING_TOKEN"}'
     with pytest.raises(ServerSilent):
         client.poll("a")
-    assert gateway.asked[-2:] == ["/api/tasks/poll/a", "/api/token"]
+    assert gateway.asked[-2:] == ["/api/tasks/poll/batch/a", "/api/token"]
 
 
 def test_a_kind_that_is_not_its_own_ends_it_and_a_result_that_is_refused_does_not(gateway: Gateway) -> None:
