@@ -21,6 +21,7 @@ def page(found: Mapping[str, Result], order: Sequence[str], pictures: Mapping[st
     """
     names = _ordered(found, order)
     absent = [name for name in order if name not in found]
+    targets = [(found[name], target) for name in names for target in found[name].targets]
     sections = "".join(_section(found[name], pictures.get(name)) for name in names)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -33,7 +34,7 @@ def page(found: Mapping[str, Result], order: Sequence[str], pictures: Mapping[st
 <nav aria-label="Benchmarks">{"".join(_link(name) for name in names)}</nav>
 {_absent(absent)}</header>
 <main>
-<section><h2>Targets</h2>{_targets([(name, target) for name in names for target in found[name].targets], named=True)}
+<section><h2>Targets</h2>{_targets(targets, named=True)}
 </section>
 {sections}</main>
 </body></html>
@@ -42,7 +43,7 @@ def page(found: Mapping[str, Result], order: Sequence[str], pictures: Mapping[st
 
 def counted(found: Mapping[str, Result], order: Sequence[str]) -> str:
     """One line: how many targets were reached, how many were not; from when to when; what was run quickly."""
-    words = [_verdict(target) for one in found.values() for target in one.targets]
+    words = [_verdict(one, target) for one in found.values() for target in one.targets]
     told = [f"{words.count(REACHED)} of {len(words)} targets reached"] if words else ["no targets"]
     told += [f"{words.count(word)} {word}" for word in (MISSED, UNKNOWN) if word in words]
     days = sorted(one.began[:10] for one in found.values())
@@ -58,7 +59,8 @@ def verdicts(found: Mapping[str, Result], order: Sequence[str]) -> Iterator[str]
     for name in _ordered(found, order):
         quick = " (quick run)" if found[name].quick else ""
         for target in found[name].targets:
-            yield f"{_verdict(target):<12} {name}{quick}: {target.name}: wanted {target.wanted}, found {target.found}"
+            word = _verdict(found[name], target)
+            yield f"{word:<12} {name}{quick}: {target.name}: wanted {target.wanted}, found {target.found}"
     absent = [name for name in order if name not in found]
     if absent:
         yield f"Not measured: {', '.join(absent)}."
@@ -77,8 +79,9 @@ def _ordered(found: Mapping[str, Result], order: Sequence[str]) -> list[str]:
     return [*(name for name in order if name in found), *sorted(name for name in found if name not in order)]
 
 
-def _verdict(target: Target) -> str:
-    return UNKNOWN if target.reached is None else REACHED if target.reached else MISSED
+def _verdict(one: Result, target: Target) -> str:
+    """What a quick run reached or missed means nothing."""
+    return UNKNOWN if one.quick or target.reached is None else REACHED if target.reached else MISSED
 
 
 def _link(name: str) -> str:
@@ -105,7 +108,7 @@ def _absent(names: Sequence[str]) -> str:
 def _section(one: Result, picture: str | None) -> str:
     about = NAMES.get(one.benchmark, "")
     quick = '<p class="quick">A quick run: it shows that the benchmark works, its figures mean nothing.</p>'
-    targets = _targets([(one.benchmark, target) for target in one.targets], named=False) if one.targets else ""
+    targets = _targets([(one, target) for target in one.targets], named=False) if one.targets else ""
     return f"""<section id="{_anchor(one.benchmark)}"><h2>{escape(one.benchmark)}
 <small>{escape(about)}</small></h2>
 {quick if one.quick else ""}{_picture(one, picture)}
@@ -129,20 +132,21 @@ def _list(sentences: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in sentences)}</ul>"
 
 
-def _targets(targets: Sequence[tuple[str, Target]], named: bool) -> str:
+def _targets(targets: Sequence[tuple[Result, Target]], named: bool) -> str:
     """As blocks and not as a table: wanted and found are sentences, which no phone shows side by side."""
     if not targets:
         return "<p>None of these benchmarks has a target.</p>"
-    return f'<ul class="targets">{"".join(_target(name, target, named) for name, target in targets)}</ul>'
+    return f'<ul class="targets">{"".join(_target(one, target, named) for one, target in targets)}</ul>'
 
 
-def _target(name: str, target: Target, named: bool) -> str:
-    word = _verdict(target)
-    where = f'<a href="#{_anchor(name)}">{escape(name)}</a>: ' if named else ""
+def _target(one: Result, target: Target, named: bool) -> str:
+    word = _verdict(one, target)
+    where = f'<a href="#{_anchor(one.benchmark)}">{escape(one.benchmark)}</a>: ' if named else ""
+    quick = ", in a quick run" if one.quick else ""
     return (
         f'<li class="{_CLASSES[word]}"><b class="mark">{_MARKS[word]} {word}</b> '
         f"<div>{where}{escape(target.name)}<br><span>wanted {escape(target.wanted)}; "
-        f"found {escape(target.found)}</span></div></li>"
+        f"found {escape(target.found)}{quick}</span></div></li>"
     )
 
 
@@ -209,7 +213,7 @@ li{margin:.25rem 0}
 .absent{font-size:.85rem;color:var(--soft)}
 .quick{background:var(--bad);color:var(--ground);font-weight:600;padding:.4rem .7rem;border-radius:6px}
 .targets{list-style:none;padding:0}
-.targets li{display:grid;grid-template-columns:8rem 1fr;gap:.2rem .8rem;padding:.45rem .7rem;margin:.35rem 0;
+.targets li{display:grid;grid-template-columns:9rem 1fr;gap:.2rem .8rem;padding:.45rem .7rem;margin:.35rem 0;
 border:1px solid var(--edge);border-left:5px solid var(--soft);border-radius:6px;background:var(--panel)}
 .targets .reached{border-left-color:var(--good)}.targets .missed{border-left-color:var(--bad)}
 .reached .mark{color:var(--good)}.missed .mark{color:var(--bad)}.unknown .mark{color:var(--soft)}
