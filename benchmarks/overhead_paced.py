@@ -13,16 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from benchmarks.fleet import Ground
 from workers.errors import EngineError
 from workers.messages import RecognizeOptions
-from workers.recognizers import Audio, DecodeSettings, Recognition
 from workers.settings import worker_environment
 from workers.spans import SAMPLE_RATE, Span
 from workers.transcript import Segment, Word
+
+if TYPE_CHECKING:  # numpy: not for a look at --help
+    from workers.recognizers import Audio, DecodeSettings, Recognition
 
 UP_S = 120.0
 STEPS = 50  # times that a chunk's progress is told
@@ -40,13 +41,15 @@ class PacedRecognizer:
 
     def recognize(
         self,
-        audio: Audio,
+        audio: "Audio",
         speech: Sequence[Span],
         options: RecognizeOptions,
-        settings: DecodeSettings,
+        settings: "DecodeSettings",
         wanted: Callable[[], None],
         progress: Callable[[float], None],
-    ) -> Recognition:
+    ) -> "Recognition":
+        from workers.recognizers import Recognition
+
         began = time.monotonic()
         seconds = len(audio) / SAMPLE_RATE / self._rtfx
         segments = tuple(_said(region, random.Random(region.start_ms)) for region in speech)
@@ -56,7 +59,7 @@ class PacedRecognizer:
             progress(step / STEPS)
         return Recognition(segments, options.language or "en")
 
-    def language_probabilities(self, audio: Audio) -> dict[str, float]:
+    def language_probabilities(self, audio: "Audio") -> dict[str, float]:
         time.sleep(min(30.0, len(audio) / SAMPLE_RATE) / self._rtfx)
         return {"en": 1.0}
 
@@ -64,7 +67,7 @@ class PacedRecognizer:
 def _said(region: Span, dice: random.Random) -> Segment:
     """One segment for a stretch of speech, of words that do not repeat."""
     count = max(1, region.duration_ms // WORD_MS)
-    edges = np.linspace(region.start_ms, region.end_ms, count + 1).astype(int).tolist()
+    edges = [region.start_ms + region.duration_ms * number // count for number in range(count + 1)]
     words = tuple(Word(start_ms=start, end_ms=end, text=_word(dice), probability=0.9) for start, end in pairwise(edges))
     return Segment(
         start_ms=region.start_ms, end_ms=region.end_ms, text=" " + " ".join(word.text for word in words), words=words

@@ -47,7 +47,6 @@ from benchmarks.workers_engine import (
 from workers.errors import OptionError
 from workers.messages import JobInput
 from workers.models import demo_recording, locate
-from workers.recognizers.loading import compute_type_for
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +62,8 @@ HALF_FILLED = 0.6
 
 def measure(options: argparse.Namespace, folder: Path) -> Findings:
     """Raises OptionError, and what an engine, the server or a job fails with."""
+    from workers.recognizers.loading import compute_type_for
+
     cores = os.cpu_count() or 1
     settings, recording, minutes, product_minutes = _wanted(options, cores)
     found = str(locate(options.model, "faster-whisper"))
