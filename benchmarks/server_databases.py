@@ -234,8 +234,10 @@ def _deployed() -> Path:
 
 def _found(program: str) -> Path | None:
     """Debian keeps PostgreSQL's server off the path, in a folder for each version: the newest."""
-    folders = [os.environ.get("PATH", os.defpath), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:])]
-    path = shutil.which(program, path=os.pathsep.join(folders))
+    newest = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
+    path = shutil.which(program) or next(
+        (found for folder in newest if (found := shutil.which(program, path=folder))), None
+    )
     return Path(path) if path else None
 
 

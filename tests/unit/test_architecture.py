@@ -201,7 +201,7 @@ def ask(path):
 
 def walk(command, path, context):
     ask(path)
-    if isinstance(command, click.Group):
+    if isinstance(command, click.Group) and path != ["bench"]:  # a benchmark's options are its module's: it is imported
         for name in command.list_commands(context):
             walk(command.get_command(context, name), [*path, name], context)
 
