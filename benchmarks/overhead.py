@@ -195,7 +195,9 @@ def _figures(ones: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _long_job(of: Mapping[str, Sequence[Mapping[str, Any]]], rtfx: float) -> dict[str, float]:
     """A 94.5-minute job at `rtfx`, from what jobs were seen to cost once and between two chunks."""
     seen = of[PACED]
-    between = [length for ones in of.values() for one in ones for length in one["between_ms"]]
+    between = [
+        length for one in seen for length in one["between_ms"]
+    ]  # what fits behind inference depends on its speed
     chunks = len(plan_cuts(Span.of(0, round(60_000 * LECTURE_MINUTES)), "auto", 1)) + 1
     once_ms = statistics.median(one["once_ms"] for one in seen)
     between_ms = float(statistics.median(between)) if between else 0.0
