@@ -1,6 +1,6 @@
 """What a shorter chunk costs in accuracy, and what it gains in speed.
 
-    whisperfleet bench accuracy [--repeat 5] [--first 30] [--minutes 10] [--pauseless 4] [--processes 2] [--quick]
+    whisperfleet bench accuracy [--repeat 5] [--first 30] [--minutes 8] [--pauseless 4] [--processes 2] [--quick]
 
 Recordings whose words, times and speakers are known, some with pauses (four people, 0.1 to 0.6 s between sentences)
 and some without one that a cut could lie in, are heard whole by one engine, which is the serial run, and in chunks of
@@ -124,7 +124,7 @@ def _voices_s(length: Length) -> int:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first", type=float, default=30, help="minutes of the first recording with pauses (30)")
-    parser.add_argument("--minutes", type=float, default=10, help="minutes of the other ones with pauses (10)")
+    parser.add_argument("--minutes", type=float, default=8, help="minutes of the other ones with pauses (8)")
     parser.add_argument("--pauseless", type=float, default=4, help="minutes of each one without pauses (4)")
     parser.add_argument("--model", default="demo", help="that faster-whisper can load (default demo)")
     parser.add_argument("--processes", type=int, help="that hear at once, a thread each (default: as many as cores)")
