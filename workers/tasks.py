@@ -97,17 +97,13 @@ class TaskClient:
     def poll(self, kind: str) -> PolledTask | None:
         """A task, if there is one. Within the pause that the server has asked for it is not even asked.
 
-        A gateway for a thousand workers says after an empty poll how long not to come back (X-Poll-After-Ms). As a
-        batch of one, which looks once: Conductor's plain poll of an empty queue looks twice, 100 ms apart, and a worker
-        asks for several kinds one after the other (measured: 130 ms and 16 ms of the server's processor, against 13
-        and 7).
+        A gateway for a thousand workers says after an empty poll how long not to come back (X-Poll-After-Ms).
         Raises NotAdmitted where this kind is not for this worker.
         """
         if time.monotonic() < self._not_before.get(kind, 0.0):
             return None
         try:
-            one_look = {"workerid": self.worker, "count": 1, "timeout": 0}
-            tasks, headers = self._ask("GET", "/tasks/poll/batch/{kind}", {"kind": kind}, one_look)
+            tasks, headers = self._look(kind)
         except Forbidden as error:
             raise NotAdmitted(
                 f"{self.server.removesuffix('/api')} has no tasks of the kind {kind} for this worker: "
@@ -136,7 +132,16 @@ class TaskClient:
         one's own, where no task is ever put, is the one sign of life that every Conductor records
         and that does not take work.
         """
-        self._call("GET", "/tasks/poll/{kind}", {"kind": kind}, {"workerid": self.worker, "domain": self.worker})
+        self._look(kind, domain=self.worker)
+
+    def _look(self, kind: str, **more: str) -> tuple[Any, Mapping[str, str]]:
+        """A poll as a batch of one, which looks once.
+
+        Conductor's plain poll of an empty queue looks twice, 100 ms apart, and a worker asks for several kinds one
+        after the other (measured: 130 ms and 16 ms of the server's processor, against 13 and 7).
+        """
+        one_look = {"workerid": self.worker, "count": "1", "timeout": "0"}
+        return self._ask("GET", "/tasks/poll/batch/{kind}", {"kind": kind}, {**one_look, **more})
 
     def live_workers(self, kind: str) -> int:
         """How many workers that serve `kind` gave a sign of life lately."""
