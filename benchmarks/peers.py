@@ -137,6 +137,7 @@ def _measured(session: Session) -> Measured:
         audio_s={shape: _seconds(recordings) for shape, recordings in session.shapes.items()},
         counts={shape: len(recordings) for shape, recordings in session.shapes.items()},
         cores=session.cores,
+        quick=session.options.quick,
         notes={name: peer.note for name, peer in session.running.items()},
         versions={name: peer.versions for name, peer in session.running.items()},
     )

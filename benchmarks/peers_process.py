@@ -1,7 +1,6 @@
 """A peer's process and what it costs: started, asked, watched with all its children, ended."""
 
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -17,11 +16,11 @@ from typing import IO, Any
 import psutil  # type: ignore[import-untyped]
 
 from workers.errors import EngineError
+from workers.settings import bare_environment
 
 PROGRAM = Path(__file__).with_name("peers_run.py")
 SAMPLE_S = 1.0  # oftener, looking at the twenty processes of Ray would itself take a tenth of a core
 LOAD_S = 300.0  # whisperX imports torch, transformers and pyannote from a cold disk
-_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 class TooSlow(EngineError):
@@ -192,19 +191,18 @@ def _read(answers: IO[str], lines: "queue.Queue[str | None]") -> None:
 
 def _environment(threads: int, passive: bool) -> dict[str, str]:
     """No hub, no GPU, no secrets; so many threads for whoever asks the environment and not its options."""
-    kept = {name: value for name, value in os.environ.items() if not any(part in name.upper() for part in _SECRET)}
-    kept.pop("PYTHONPATH", None)
-    return {
-        **kept,
+    changes = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         **({"OMP_WAIT_POLICY": "PASSIVE"} if passive else {}),
+        "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": threads}),
         "HF_HUB_OFFLINE": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "PYANNOTE_METRICS_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # it makes its workers give way to all others by 15, and so to any noise
     }
+    return bare_environment(**changes)
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

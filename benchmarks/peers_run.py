@@ -203,7 +203,6 @@ def _whisperx_ray(wish: dict[str, Any]) -> tuple[Heard, str]:
         # Within one recording it can do nothing at once; for many, an actor a core with a thread each
         actors = min(wish["threads"], len(media))
         threads = max(1, wish["threads"] // actors)
-        os.environ.update(OMP_NUM_THREADS=str(threads), RAY_OVERRIDE_RESOURCES=json.dumps({"CPU": wish["threads"]}))
         folder = Path(wish["folder"]) / f"ray-{time.time_ns()}"
         loaded, written = folder / "loaded", folder / "written"
         loaded.mkdir(parents=True)
@@ -231,11 +230,13 @@ def _adopt_orphans() -> None:
 
 def _real_run(wish: dict[str, Any], media: list[str], actors: int, threads: int, loaded: Path, written: Path) -> None:
     """whisperx-batch's own command, in this process; its actor only leaves a time stamp when its model is loaded."""
-    command, batch = importlib.import_module("whisperx_batch"), importlib.import_module("whisperx_batch.batch")
+    command = importlib.import_module("whisperx_batch")
+    batch: Any = importlib.import_module("whisperx_batch.batch")
     actor: Any = importlib.import_module("whisperx_batch.actors").TranscriptionActor
 
     class Stamped(actor):  # type: ignore[misc]
         def __init__(self, **options: Any) -> None:
+            importlib.import_module("torch").set_num_threads(threads)  # as whisperx-batch does for itself alone
             super().__init__(**options)
             stamp(loaded)
 

@@ -24,7 +24,8 @@ NO_WORSE_POINTS = 0.1  # of a percent of words, by which a transcript may be wor
 @dataclass(frozen=True)
 class Measured:
     """rows: every measurement; scores: word errors by peer and shape; excerpted: Whisperfleet's where openai-whisper
-    heard; absent: peer to reason; audio_s and counts: of each shape; notes and versions: of the peers that ran."""
+    heard; absent: peer to reason; audio_s and counts: of each shape; notes and versions: of the peers
+    that ran; quick: no target is judged by it."""
 
     rows: tuple[dict[str, Any], ...]
     scores: Mapping[tuple[str, str], Errors]
@@ -33,6 +34,7 @@ class Measured:
     audio_s: Mapping[str, float]
     counts: Mapping[str, int]
     cores: int
+    quick: bool
     notes: Mapping[str, str]
     versions: Mapping[str, Mapping[str, str]]
 
@@ -55,7 +57,9 @@ def findings(found: Measured) -> Findings:
         tables=tables,
         figures=_figures(found),
         shows=_shows(found),
-        targets=_targets(found),
+        targets=[target.model_copy(update={"reached": None}) for target in _targets(found)]
+        if found.quick
+        else _targets(found),
     )
 
 
@@ -177,7 +181,11 @@ def _notes_table(found: Measured) -> Table:
         for name in PEERS
         if name in told
     ]
-    rows += [(name, f"the Conductor server and {name.partition('-')[2]}", None) for name in OURS if found.speeds(name)]
+    rows += [
+        (name, f"the Conductor server and {name.partition('-')[2].replace('-', ' ')}, all on these cores", None)
+        for name in OURS
+        if found.speeds(name)
+    ]
     return Table(title="How each was used", columns=("who", "how", "versions"), rows=tuple(rows))
 
 
@@ -188,7 +196,9 @@ def _targets(found: Measured) -> list[Target]:
         for shape, thing in ((LONG, "one long recording"), (SHORT, "short ones")):
             middles = {one: _middle(ratios(found, peer, one, shape)) for one in ours}
             known = {one: value for one, value in middles.items() if value is not None}
-            words = ", ".join(f"{value:.2f} with {one.partition('-')[2]}" for one, value in known.items())
+            words = ", ".join(
+                f"{value:.2f} with {one.partition('-')[2].replace('-', ' ')}" for one, value in known.items()
+            )
             targets.append(
                 Target(
                     name=f"ahead of {peer} on {thing}",
