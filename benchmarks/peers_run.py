@@ -23,6 +23,7 @@ Answer = dict[str, Any]
 Heard = Callable[[list[str], bool], Answer]
 
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+TOGETHER_S = 120.0  # for the actors of one run to have loaded their models
 
 
 def main() -> None:
@@ -238,7 +239,7 @@ def _real_run(wish: dict[str, Any], media: list[str], actors: int, threads: int,
         def __init__(self, **options: Any) -> None:
             importlib.import_module("torch").set_num_threads(threads)  # as whisperx-batch does for itself alone
             super().__init__(**options)
-            stamp(loaded)
+            stamp(loaded, actors)
 
     stamp = _stamp
     batch.TranscriptionActor = Stamped
@@ -255,8 +256,12 @@ def _real_run(wish: dict[str, Any], media: list[str], actors: int, threads: int,
     command.main()
 
 
-def _stamp(folder: Path) -> None:
+def _stamp(folder: Path, actors: int) -> None:
+    """Say that this actor's model is loaded, and wait for the others': no work is done before the clock starts."""
     (folder / f"{os.getpid()}-{time.time_ns()}").write_text(str(time.time()))
+    ends = time.monotonic() + TOGETHER_S
+    while len(list(folder.iterdir())) < actors and time.monotonic() < ends:
+        time.sleep(0.01)
 
 
 def _adapted_run(
@@ -273,7 +278,7 @@ def _adapted_run(
     class Transcriber:
         def __init__(self) -> None:
             self.model = build({**wish, "threads": threads})
-            stamp(loaded)
+            stamp(loaded, actors)
 
         def __call__(self, row: Answer) -> Answer:
             found = self.model.transcribe(row["audio"], batch_size=wish["batch"])
