@@ -299,7 +299,8 @@ def _shows(figures: dict[str, Any]) -> list[str]:
         rest = found["rest"]
         told.append(
             f"{name}: a job that waits for its workers costs {rest['waiting_job_ms_per_s']['median']:.0f} ms of "
-            f"processor time a second in its first half minute, when its joins are looked at often; the server alone {rest['rest_ms_per_s']['median']:.0f}, "
+            f"processor time a second in its first half minute, when its joins are looked at "
+            f"often; the server alone {rest['rest_ms_per_s']['median']:.0f}, "
             f"a poll in vain {rest['idle_poll_ms']['median']:.1f} ms."
         )
     return told
