@@ -136,8 +136,7 @@ BENCHMARK = Benchmark(
     measure=_measure,
     draw=draw,
     caveats=(
-        "The demo model is small and errs in 2 to 5 % of the words; a large one errs less, and depends more on "
-        "context.",
+        "The demo model is small and errs often; a large one errs less, and depends more on context.",
         "Synthetic speech of short sentences in a vocabulary of a hundred words: no hesitation, no room, no music.",
         "Serial is the same engine over the undivided recording; it, too, cuts it into windows of 20 to 30 s.",
         "Recordings of up to 10 minutes are one chunk for 600 s, 900 s and auto for one worker: only the first "
