@@ -17,6 +17,7 @@ import numpy as np
 
 from workers.errors import EngineError, WhisperfleetError
 from workers.messages import RecognizeOptions
+from workers.models import folder_bytes
 from workers.recognizers import Audio, DecodeSettings, Recognition
 from workers.recognizers.memory import batch_for, in_batches
 from workers.recognizers.tidy import Heard, HeardWord, tidy
@@ -42,7 +43,7 @@ class FasterWhisper:
             str(folder), device=device, device_index=device_index, compute_type=compute_type, cpu_threads=threads
         )
         self._pipeline = BatchedInferencePipeline(self._model)
-        self._batch = batch_for(device, device_index)
+        self._batch = batch_for(device, device_index, folder_bytes(folder))
         self._first_timestamp: int = int(self._model.hf_tokenizer.token_to_id("<|notimestamps|>")) + 1
 
     def recognize(

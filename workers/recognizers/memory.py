@@ -10,7 +10,8 @@ from workers.errors import EngineError
 
 log = logging.getLogger(__name__)
 
-CPU_BATCH = 4
+CPU_BATCHES = ((200_000_000, 16), (600_000_000, 8))  # weights of so many bytes at most, windows at once
+CPU_BATCH = 4  # of larger ones
 GPU_BATCH = 16
 GPU_MIB_PER_WINDOW = 400  # faster-whisper's README: large-v2 in float16 takes 1.6 GB more with 8; doubled
 _OUT_OF_MEMORY = (
@@ -26,15 +27,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def batch_for(device: str, device_index: int) -> int:
-    """Windows at once where nobody said: few on a CPU, more where the GPU's free memory holds them.
+def batch_for(device: str, device_index: int, weights_bytes: int) -> int:
+    """Windows at once where nobody said: on a CPU fewer for large weights, on a GPU what its free memory holds.
 
-    Four minutes of speech with the demo model on two cores: 9.2 s of processor time with 1 window at once,
-    7.9 with 2, 5.9 with 4, 5.2 with 8. Memory grows with the batch, so 4. The GPU's figures are not measured
-    here; too large a batch is halved by `in_batches`.
+    Ten minutes of speech with the demo model on two threads: 10.5 s with 4 windows at once, 7.6 with 8, 6.7 with 16.
+    What the decoder keeps of a window (layers x width x 1500 x 2 floats) is 20 MB for tiny, 110 for small and 490 for
+    large, so that on a CPU no model's batch takes more than 2 GB. The GPU's figures are not measured here; too large
+    a batch is halved by `in_batches`.
     """
     if device != "cuda":
-        return CPU_BATCH
+        return next((windows for most, windows in CPU_BATCHES if weights_bytes <= most), CPU_BATCH)
     free = _free_mib(device_index)
     return GPU_BATCH if free is None else max(1, min(GPU_BATCH, free // GPU_MIB_PER_WINDOW))
 

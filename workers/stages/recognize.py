@@ -22,6 +22,7 @@ from workers.recognizers import Audio, DecodeSettings, Recognition, Recognizer
 from workers.recognizers.options import check_options
 from workers.recognizers.windows import speech_of
 from workers.recording import fetch_audio
+from workers.rehearing import blamed, spliced
 from workers.spans import SAMPLE_RATE, Span
 from workers.storage import Storage
 from workers.suspicion import Suspicion, suspect
@@ -93,19 +94,26 @@ def recognize(
     wanted: Callable[[], None],
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Recognition, tuple[Decode, ...]]:
-    """The text of `audio` and how it came about: after a suspicious pass a careful one, and the better is kept."""
+    """The text of `audio` and how it came about.
+
+    After a suspicious pass the windows that are to blame are heard once more with care, and of each the better text
+    is kept. Not the whole chunk: for one odd sentence in ten minutes that takes three times as long, and the careful
+    pass hears worse where nothing was wrong (in chunks of five minutes 11.7 % of the words were wrong instead of 6.3).
+    """
     audio_ms = len(audio) * 1000 // SAMPLE_RATE
     first = recognizer.recognize(audio, speech, options, PLAIN, wanted, progress)
     found = suspect(first.segments, speech, audio_ms)
     if not found.reasons:
         return first, (_decode(PLAIN, found, kept=True),)
     log.info("Suspicious text, decoding again: %s", "; ".join(found.reasons), extra={"action": "decoded_again"})
+    windows = blamed(audio, speech, first.segments, audio_ms)
+    again = [region for window in windows for region in window.speech]
     settings = careful(recognizer.engine)
-    second = recognizer.recognize(audio, speech, options, settings, wanted, progress)
-    found_again = suspect(second.segments, speech, audio_ms)
-    better = found_again.score < found.score
-    decodes = (_decode(PLAIN, found, kept=not better), _decode(settings, found_again, kept=better))
-    return (second if better else first), decodes
+    second = recognizer.recognize(audio, again, options, settings, wanted, progress)
+    segments, replaced = spliced(first.segments, windows, second.segments, audio_ms)
+    found_again = suspect(segments, speech, audio_ms) if replaced else suspect(second.segments, again, audio_ms)
+    decodes = (_decode(PLAIN, found, kept=not replaced), _decode(settings, found_again, kept=bool(replaced)))
+    return Recognition(segments, first.language), decodes
 
 
 def careful(engine: str) -> DecodeSettings:
