@@ -29,6 +29,9 @@ def _jvm(files: Files) -> list[str]:
     return [
         "-Xmx1g",
         "-XX:+UseSerialGC",
+        # The optimizing compiler pays off after hours, and most servers here live for minutes. Without it a start takes
+        # 13 to 18 processor seconds instead of 22 to 25, a first job two thirds as much a task, a later one no more.
+        "-XX:TieredStopAtLevel=1",
         "--enable-native-access=ALL-UNNAMED",  # the SQLite driver is native; without it Java warns
         f"-Djava.io.tmpdir={files.root}",
     ]
