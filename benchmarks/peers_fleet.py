@@ -6,13 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.fleet import Ground, run_jobs, workers
 from benchmarks.peers_process import Watch
 from benchmarks.peers_scores import Heard, of_transcript
 from workers.errors import JobError
 from workers.messages import JobInput
+from workers.models import demo_recording
 from workers.transcript import Transcript
+
+WARMING, WARMING_SECONDS = 3, 10  # short jobs before anything is measured, in chunks for every worker
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,28 @@ def server_pid(on: Ground) -> int:
 
 @contextmanager
 def fleet(on: Ground, processes: int, threads: int) -> Iterator[Fleet]:
+    """Workers that have each heard something, as every peer has: what is loaded at a first job is loaded."""
     began = time.monotonic()
     with workers(on, processes, threads) as pid:
-        yield Fleet(on, pid, server_pid(on), time.monotonic() - began)
+        up = Fleet(on, pid, server_pid(on), time.monotonic() - began)
+        for _ in range(WARMING):
+            transcribe(up, [demo_recording()], words=False, chunk_seconds=WARMING_SECONDS)
+        yield up
 
 
-def transcribe(of: Fleet, media: Sequence[Path], words: bool) -> Ran:
+def transcribe(of: Fleet, media: Sequence[Path], words: bool, chunk_seconds: Literal["auto"] | int = "auto") -> Ran:
     """All at once, with empty storage: a job's results are found again by their content, and would cost nothing."""
     shutil.rmtree(Path(of.on.storage) / "jobs", ignore_errors=True)
     jobs = [
-        JobInput(media=str(path), model="demo", language="en", diarize=False, word_timestamps=words, formats=("json",))
+        JobInput(
+            media=str(path),
+            model="demo",
+            language="en",
+            diarize=False,
+            word_timestamps=words,
+            formats=("json",),
+            chunk_seconds=chunk_seconds,
+        )
         for path in media
     ]
     with Watch({"workers": of.pid, "server": of.server_pid}) as watch:

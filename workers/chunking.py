@@ -12,6 +12,11 @@ SHORTEST_MS = 30_000
 every cut takes context away from the words beside it and costs a task of its own (25 to 40 ms of the
 server's processor, and a poll)."""
 
+BATCHED_MS = 120_000
+"""The shortest chunk for an engine that decodes many windows at once, which takes nearly as long for one as for four:
+faster-whisper's figures (large-v2, RTX 3070 Ti) give 12 times real time for one window after the other and 46 for
+eight; the demo model on a processor takes 18.5 s of it for ten minutes in three chunks and 28.7 in eighteen."""
+
 LONGEST_MS = 600_000
 """Twenty of Whisper's windows, which fill a batch on a GPU: beyond that a longer chunk is not faster, only
 more to lose with a killed worker and more to wait for while watching."""
@@ -60,14 +65,17 @@ class Cut:
     overlap_ms: int = 0
 
 
-def plan_cuts(span: Span, chunk_seconds: Literal["auto"] | int, workers: int) -> tuple[int, ...]:
+def plan_cuts(
+    span: Span, chunk_seconds: Literal["auto"] | int, workers: int, shortest_ms: int = SHORTEST_MS
+) -> tuple[int, ...]:
     """Wanted cuts, ascending, strictly inside `span`; one chunk more than cuts, none when one chunk will do.
 
     A number of `chunk_seconds` is a ceiling: the span is divided evenly into as few chunks as that
-    allows, so that none is a tiny rest. "auto" is made for `workers` that run at once (see `_in_rounds`).
+    allows, so that none is a tiny rest. "auto" is made for `workers` that run at once and for an engine to which
+    chunks below `shortest_ms` are not worth while: they are cut only where some workers would have none.
     """
     if chunk_seconds == "auto":
-        lengths = _in_rounds(span.duration_ms, max(1, workers))
+        lengths = _in_rounds(span.duration_ms, max(1, workers), shortest_ms)
     else:
         lengths = _even(span.duration_ms, math.ceil(span.duration_ms / (chunk_seconds * 1000)))
     cuts: list[int] = []
@@ -78,10 +86,10 @@ def plan_cuts(span: Span, chunk_seconds: Literal["auto"] | int, workers: int) ->
     return tuple(cuts)
 
 
-def _in_rounds(total_ms: float, workers: int) -> list[float]:
+def _in_rounds(total_ms: float, workers: int, shortest_ms: int) -> list[float]:
     """Chunk lengths in ms, in rounds of one equal chunk for each worker: short, then longer, then short again.
 
-    One worker has nobody to be even with: it gets few long chunks. For others
+    One worker has nobody to be even with: it gets few long chunks (see `_growing`). For others
 
     * the first round is as short as can be and each next at most GROWTH times as long: chunks come off the
       tape one after the other, so all workers but the first wait for theirs, the last one for a whole round;
@@ -91,34 +99,50 @@ def _in_rounds(total_ms: float, workers: int) -> list[float]:
       room for a few rounds only, they are all alike.
     """
     if workers == 1:
-        return _even(total_ms, math.ceil(total_ms / LONGEST_MS))
+        return _growing(total_ms, shortest_ms)
     fair_ms = total_ms / workers
-    if fair_ms < SHARE * SHORTEST_MS:
-        return _even(total_ms, _count_of_alike(total_ms, workers))
-    return [length for length in _tapered(fair_ms) for _ in range(workers)]
+    if fair_ms < SHARE * shortest_ms:
+        return _even(total_ms, _count_of_alike(total_ms, workers, shortest_ms))
+    return [length for length in _tapered(fair_ms, shortest_ms) for _ in range(workers)]
 
 
-def _tapered(fair_ms: float) -> list[float]:
+def _growing(total_ms: float, shortest_ms: int) -> list[float]:
+    """One worker's chunks: it begins with the first one or two minutes while the rest is cut, and ends with even ones.
+
+    Of ten minutes at once it would have to wait for all to be cut and its speech to be found, while the engine stands
+    still: two seconds and more, of the sixty that a lecture takes a fast GPU.
+    """
+    lengths: list[float] = []
+    grown_ms = float(max(2 * SHORTEST_MS, shortest_ms))
+    while grown_ms < LONGEST_MS and total_ms >= 3 * grown_ms:
+        lengths.append(grown_ms)
+        total_ms -= grown_ms
+        grown_ms *= GROWTH
+    return [*lengths, *_even(total_ms, math.ceil(total_ms / LONGEST_MS))]
+
+
+def _tapered(fair_ms: float, shortest_ms: int) -> list[float]:
     """One worker's chunk of each round, at least SHARE of them; the sum is `fair_ms`."""
     lengths: list[float] = []
-    remaining_ms, grown_ms = fair_ms, float(SHORTEST_MS)
-    while remaining_ms >= 2 * SHORTEST_MS:
-        lengths.append(min(max(remaining_ms / SHARE, SHORTEST_MS), grown_ms, LONGEST_MS))
+    remaining_ms, grown_ms = fair_ms, float(shortest_ms)
+    while remaining_ms >= 2 * shortest_ms:
+        lengths.append(min(max(remaining_ms / SHARE, shortest_ms), grown_ms, LONGEST_MS))
         remaining_ms -= lengths[-1]
         grown_ms *= GROWTH
     # what is left beyond the shortest goes to rounds that can take it; the first is to stay short
-    roomy = [at for at, length in enumerate(lengths) if at and length <= LONGEST_MS - SHORTEST_MS]
+    roomy = [at for at, length in enumerate(lengths) if at and length <= LONGEST_MS - shortest_ms]
     for at in roomy:
-        lengths[at] += (remaining_ms - SHORTEST_MS) / len(roomy)
-    return [*lengths, float(SHORTEST_MS)]
+        lengths[at] += (remaining_ms - shortest_ms) / len(roomy)
+    return [*lengths, float(shortest_ms)]
 
 
-def _count_of_alike(total_ms: float, workers: int) -> int:
+def _count_of_alike(total_ms: float, workers: int, shortest_ms: int) -> int:
     """How many chunks, where each worker gets less than SHARE of them."""
-    most = max(1, int(total_ms // SHORTEST_MS))
-    rounds = total_ms / workers / SHORTEST_MS
+    rounds = total_ms / workers / shortest_ms
+    if rounds < 1:
+        return max(1, min(workers, int(total_ms // SHORTEST_MS)))
     not_quite_whole = math.ceil(rounds) <= rounds * (1 + WASTE_SHARE)
-    return most if rounds < 1 or not_quite_whole else workers * int(rounds)
+    return int(total_ms // shortest_ms) if not_quite_whole else workers * int(rounds)
 
 
 def _even(total_ms: float, count: int) -> list[float]:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.chunking import (
+    BATCHED_MS,
     GROWTH,
     LONGEST_MS,
     OVERLAP_MS,
@@ -65,9 +66,10 @@ def test_chunk_seconds_is_a_ceiling_and_leaves_no_tiny_rest(span: Span, seconds:
     assert max(found) - min(found) <= 2
 
 
-def test_one_worker_gets_the_whole_and_many_get_rounds() -> None:
+def test_one_worker_gets_few_chunks_and_many_get_rounds() -> None:
     ten_minutes = Span.of(0, 600_000)
-    assert plan_cuts(ten_minutes, "auto", 1) == ()
+    assert plan_cuts(Span.of(0, 170_000), "auto", 1) == ()
+    assert plan_cuts(ten_minutes, "auto", 1) == (60_000, 180_000)
     assert lengths(ten_minutes, plan_cuts(ten_minutes, "auto", 2))[:4] == [30_000, 30_000, 65_625, 65_625]
     assert lengths(Span.of(0, 1_200_000), plan_cuts(Span.of(0, 1_200_000), "auto", 16)) == [37_500] * 32
     assert lengths(Span.of(0, 200_000), plan_cuts(Span.of(0, 200_000), "auto", 16)) == [
@@ -75,6 +77,28 @@ def test_one_worker_gets_the_whole_and_many_get_rounds() -> None:
         *(33_333, 33_334, 33_333),
     ]
     assert plan_cuts(Span.of(0, 59_000), "auto", 64) == ()
+
+
+def test_an_engine_that_decodes_many_windows_at_once_gets_longer_chunks() -> None:
+    def batched(seconds: int, count: int) -> list[int]:
+        span = Span.of(0, seconds * 1000)
+        return lengths(span, plan_cuts(span, "auto", count, BATCHED_MS))
+
+    assert batched(600, 1) == [120_000, 480_000]
+    assert batched(600, 2) == [150_000] * 4
+    assert batched(600, 16) == [37_500] * 16, "no worker is to have nothing, while there is half a minute for it"
+    assert batched(59, 16) == [59_000]
+    assert min(batched(5_670, 16)) >= BATCHED_MS
+    assert len(batched(5_670, 64)) == 64
+    assert min(batched(36_000, 16)) >= BATCHED_MS
+
+
+@given(spans, workers)
+def test_the_engine_changes_no_bound(span: Span, count: int) -> None:
+    found = lengths(span, plan_cuts(span, "auto", count, BATCHED_MS))
+    assert sum(found) == span.duration_ms
+    assert max(found) <= LONGEST_MS + 1
+    assert len(found) == 1 or min(found) >= SHORTEST_MS - 1
 
 
 def test_a_last_round_may_be_not_quite_full_where_that_makes_chunks_shorter() -> None:

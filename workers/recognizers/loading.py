@@ -81,10 +81,10 @@ def _load(
         from workers.recognizers.openai_whisper import OpenAIWhisper
 
         return OpenAIWhisper(model, str(found), device, device_index, threads)
-    # Threads that wait must sleep. GNU OpenMP lets them spin, and where processes share cores they spin in
+    # Threads that wait must sleep soon. GNU OpenMP lets them spin, and where processes share cores they spin in
     # each other's way: on two busy cores 20 s of audio took 9.5 s with spinning and 0.8 s without.
     # Read when the library loads, so the worker pool sets it for its children too.
-    os.putenv("OMP_WAIT_POLICY", "PASSIVE")
+    os.putenv("GOMP_SPINCOUNT", "1000")
     from workers.recognizers.faster_whisper import FasterWhisper
 
     folder = Path(found)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workers.chunking import plan_cuts
+from workers.chunking import BATCHED_MS, SHORTEST_MS, plan_cuts
 from workers.context import Context
 from workers.diarizers import SPEECH_MAPPED
 from workers.diarizers import loading as diarizers
@@ -63,7 +63,7 @@ def plan_media(job: JobInput, context: Context) -> PlanMediaOutput:
         media_identity=source.identity,
         duration_ms=duration_ms,
         span=span,
-        wanted_cuts_ms=plan_cuts(span, job.chunk_seconds, workers),
+        wanted_cuts_ms=plan_cuts(span, job.chunk_seconds, workers, shortest_chunk(job)),
     )
     vote_open = job.language == "auto" and not storage.exists(keys.language)
     if vote_open and not plan.language_samples:
@@ -100,6 +100,11 @@ def clip_samples(source: Source) -> Samples:
             "person speaks."
         )
     return samples
+
+
+def shortest_chunk(job: JobInput) -> int:
+    """Milliseconds below which a chunk is not worth while to the job's engine."""
+    return BATCHED_MS if job.engine == "faster-whisper" else SHORTEST_MS
 
 
 def needed_bytes(span: Span) -> int:
