@@ -46,9 +46,10 @@ def by_block(
     """The recording in stretches of BLOCK_MS."""
     count = duration_ms // BLOCK_MS + 1
     found = [[0, 0, 0] for _ in range(count)]
-    for column, timed in enumerate((errors, control, said)):
-        for one in timed:
-            found[min(one.at_ms // BLOCK_MS, count - 1)][column] += 1
+    times = ([one.at_ms for one in errors], [one.at_ms for one in control], [one.at_ms for one in said])
+    for column, timed in enumerate(times):
+        for at_ms in timed:
+            found[min(at_ms // BLOCK_MS, count - 1)][column] += 1
     return [Pair(*block) for block in found]
 
 

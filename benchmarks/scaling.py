@@ -4,7 +4,8 @@
 
 A job is all that it is for a user: plan, split, fetch, store, join, stitch, through the embedded Conductor server, and
 the workers are processes with the product's own lanes. Only the recognizer, and the voice activity before it, wait
-instead of computing (see benchmarks/simulated.py): 13 s of audio in a second, small.en on an RTX 2080 Ti.
+instead of computing (see benchmarks/simulated.py): 13 s of audio in a second, small.en on an RTX 2080 Ti, where
+openai-whisper heard one window after the other; so the chunk plan is that for such an engine.
 
 The reference is the ideal and not a measured run with one worker: `audio seconds / 13 / workers`, as if nothing but
 inference took any time. Efficiency is that over the wall time from the submission to the job's end, speedup is the
@@ -37,7 +38,7 @@ from benchmarks import scaling_tables as tables
 from benchmarks.fleet import Ground, Ran, ground, run_job
 from benchmarks.runner import Benchmark, Findings, main, progress, run
 from benchmarks.scaling_times import capacity_with_kills, ideal_seconds, killed_of, times_of
-from benchmarks.simulated import MODEL, SPEED, Simulated
+from benchmarks.simulated import ENGINE, MODEL, SPEED, Simulated
 from benchmarks.simulated_fleet import SimulatedFleet, media_worker, simulated_fleet, tree_seconds, wiped
 from workers.errors import OptionError
 from workers.media import ffmpeg_executable
@@ -152,7 +153,12 @@ def _once(stage: Stage, case: Case, options: argparse.Namespace, number: int) ->
     halfway_s = work_s / case.workers / 2
     doomed = crew[: killed_of(case.workers, KILLED_SHARE)] if case.variant == KILLED else []
     job = JobInput(
-        media=str(stage.recording), model=MODEL, language="en", diarize=False, end=clock(round(case.audio_s * 1000))
+        media=str(stage.recording),
+        model=MODEL,
+        engine=ENGINE,
+        language="en",
+        diarize=False,
+        end=clock(round(case.audio_s * 1000)),
     )
     before = stage.spent()
     with _killing(fleet, doomed, halfway_s, options.boot):
