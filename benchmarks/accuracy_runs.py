@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.surroundings import make_context
-from workers.chunking import plan_cuts
+from workers.chunking import BATCHED_MS, plan_cuts
 from workers.context import Context
 from workers.diarizers import Diarizer
 from workers.messages import (
@@ -49,8 +49,9 @@ class Length:
     chunk_seconds: Literal["auto"] | int
     workers: int = 1
 
-    def cuts(self, duration_ms: int) -> tuple[int, ...]:
-        return plan_cuts(Span.of(0, duration_ms), self.chunk_seconds, self.workers)
+    def cuts(self, duration_ms: int, shortest_ms: int = BATCHED_MS) -> tuple[int, ...]:
+        """shortest_ms: of an engine as it has it; the default is that of the engine that hears here."""
+        return plan_cuts(Span.of(0, duration_ms), self.chunk_seconds, self.workers, shortest_ms)
 
 
 SERIAL = Length("serial", LONGEST_CHUNK_S)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from benchmarks.accuracy_runs import Length
-from workers.chunking import search_windows
+from workers.chunking import SHORTEST_MS, search_windows
 from workers.spans import Span
 
 
@@ -54,7 +54,7 @@ def cut_lengths_s(length: Length, duration_ms: int, shifts: Sequence[float], see
     """The chunks of a recording as they would be cut: each cut moved from where it was wanted by one of `shifts`,
     drawn at random (in parts of what the search for a pause may reach, -1 to 1)."""
     span, dice = Span.of(0, duration_ms), random.Random(seed)
-    wanted = length.cuts(duration_ms)
+    wanted = length.cuts(duration_ms, SHORTEST_MS)  # at 13 times real time: one window after the other
     edges = [0.0]
     for window in search_windows(wanted, span):
         edges.append(window.midpoint_ms + window.duration_ms / 2 * (dice.choice(shifts) if shifts else 0.0))

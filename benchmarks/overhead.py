@@ -31,7 +31,7 @@ from benchmarks.overhead_paced import paced_worker
 from benchmarks.overhead_times import GROUPS, INFERENCE, PHASES, UNEXPLAINED, Where, Written, grouped, predicted, where
 from benchmarks.result import Result, Table, Target
 from benchmarks.runner import Benchmark, Findings, main, progress, run
-from workers.chunking import plan_cuts
+from workers.chunking import BATCHED_MS, plan_cuts
 from workers.errors import OptionError
 from workers.messages import JobInput
 from workers.models import demo_recording
@@ -198,7 +198,7 @@ def _long_job(of: Mapping[str, Sequence[Mapping[str, Any]]], rtfx: float) -> dic
     between = [
         length for one in seen for length in one["between_ms"]
     ]  # what fits behind inference depends on its speed
-    chunks = len(plan_cuts(Span.of(0, round(60_000 * LECTURE_MINUTES)), "auto", 1)) + 1
+    chunks = len(plan_cuts(Span.of(0, round(60_000 * LECTURE_MINUTES)), "auto", 1, BATCHED_MS)) + 1
     once_ms = statistics.median(one["once_ms"] for one in seen)
     between_ms = float(statistics.median(between)) if between else 0.0
     inference_s = 60 * LECTURE_MINUTES / rtfx
