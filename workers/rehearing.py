@@ -60,6 +60,8 @@ def _inside(span: Span, speech: Sequence[Span]) -> list[Span]:
 
 def _shared_out(spans: Sequence[Span], segments: Sequence[Segment]) -> list[tuple[Segment, ...]]:
     """Each segment to the last of the ascending `spans` that begins before its middle, or to the first."""
+    if not spans:
+        return []
     shares: list[list[Segment]] = [[] for _ in spans]
     for segment in segments:
         begun = [at for at, span in enumerate(spans) if span.start_ms <= segment.span.midpoint_ms]

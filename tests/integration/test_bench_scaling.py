@@ -36,7 +36,7 @@ def test_a_quick_run_is_whole(tmp_path: Path) -> None:
         parts = ("before", "between", "after", "inference", "lost")
         assert sum(times[part] for part in parts) == pytest.approx(times["heard_last"], abs=0.01)
     one = found.repetitions[0]
-    assert one["times"]["inference"] >= 0.98 * one["ideal_s"], "it slept as long as it was to"
+    assert one["times"]["inference"] >= 0.9 * one["ideal_s"], "it slept as long as it was to"
     assert [point["variant"] for point in found.figures["points"]] == ["plain", "plain", "plain", "killed"]
     assert len(found.tables) == 4
     assert all(len(table.rows) == 4 for table in found.tables)

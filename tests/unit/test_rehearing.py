@@ -79,3 +79,9 @@ def test_whatever_was_odd_all_is_text_in_order_and_nothing_is_lost(odd: set[int]
 @pytest.mark.parametrize("speech", [[Span.of(0, 1_000)], SPEECH])
 def test_the_blamed_hold_speech(speech: list[Span]) -> None:
     assert all(window.speech for window in blamed(AUDIO, speech, [said(0, LOOP)], MINUTES_3))
+
+
+def test_a_text_where_nobody_speaks_is_heard_again_as_a_whole() -> None:
+    (window,) = blamed(AUDIO, [], HONEST, MINUTES_3)
+    assert window.segments == tuple(HONEST)
+    assert spliced(HONEST, [window], [], MINUTES_3) == ((), 1)
