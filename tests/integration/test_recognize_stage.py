@@ -171,6 +171,7 @@ class Looping:
 
     def __init__(self, inner: Recognizer) -> None:
         self.inner = inner
+        self.languages: list[str | None] = []
 
     def recognize(
         self,
@@ -181,12 +182,21 @@ class Looping:
         wanted: Callable[[], None],
         progress: Callable[[float], None],
     ) -> Recognition:
+        self.languages.append(options.language)
         if settings == DecodeSettings():
             return Recognition((Segment(start_ms=0, end_ms=12_000, text="thank you " * 15),), "en")
         return self.inner.recognize(audio, speech, options, settings, wanted, progress)
 
     def language_probabilities(self, audio: Audio) -> dict[str, float]:
         return self.inner.language_probabilities(audio)
+
+
+def test_what_is_heard_again_stays_in_the_chunks_language(storage: Storage, demo: Recognizer) -> None:
+    put_plan(storage, language="per-chunk")
+    put_chunk(storage)
+    looping = Looping(demo)
+    transcribe_chunk(task(storage), context(storage, lambda options: looping))
+    assert looping.languages == [None, "en"]
 
 
 def test_a_suspicious_pass_is_followed_by_a_careful_one(storage: Storage, demo: Recognizer) -> None:

@@ -109,6 +109,8 @@ def recognize(
     windows = blamed(audio, speech, first.segments, audio_ms)
     again = [region for window in windows for region in window.speech]
     settings = careful(recognizer.engine)
+    # half a minute by itself may be taken for another language than the chunk that it is a part of
+    options = options.model_copy(update={"language": first.language})
     second = recognizer.recognize(audio, again, options, settings, wanted, progress)
     segments, replaced = spliced(first.segments, windows, second.segments, audio_ms)
     found_again = suspect(segments, speech, audio_ms) if replaced else suspect(second.segments, again, audio_ms)
