@@ -15,7 +15,7 @@ server's processor, and a poll)."""
 BATCHED_MS = 120_000
 """The shortest chunk for an engine that decodes many windows at once, which takes nearly as long for one as for four:
 faster-whisper's figures (large-v2, RTX 3070 Ti) give 12 times real time for one window after the other and 46 for
-eight; the demo model on a processor takes 18.5 s of it for ten minutes in three chunks and 28.7 in eighteen."""
+eight; ten minutes took the demo model 18.5 s of a processor in three chunks (one worker) and 28.7 in eighteen (two)."""
 
 LONGEST_MS = 600_000
 """Twenty of Whisper's windows, which fill a batch on a GPU: beyond that a longer chunk is not faster, only
