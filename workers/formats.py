@@ -155,9 +155,7 @@ class _Token:
 def _groups(segments: Sequence[Segment], named: bool) -> Iterator[list[_Token]]:
     """The tokens of each cue; no cue mixes two speakers where they are `named`, else tokens have none."""
     group: list[_Token] = []
-    for token in (token for segment in segments for token in _tokens(segment)):
-        if not named:
-            token = replace(token, speaker=None)
+    for token in (token for segment in segments for token in _tokens(segment, named)):
         if group and group[-1].ends_segment and not (_is_wide(group[-1].text[-1]) and _is_wide(token.text[0])):
             token = replace(token, text=f" {token.text}")
         if group and _must_break(group[-1], token):
@@ -172,8 +170,8 @@ def _groups(segments: Sequence[Segment], named: bool) -> Iterator[list[_Token]]:
         yield group
 
 
-def _tokens(segment: Segment) -> list[_Token]:
-    tokens = _from_words(segment) if segment.words else _spread(segment)
+def _tokens(segment: Segment, named: bool) -> list[_Token]:
+    tokens = _from_words(segment, named) if segment.words else _spread(segment, named)
     if not tokens:
         return []
     tokens[0] = replace(tokens[0], text=tokens[0].text.lstrip())
@@ -181,7 +179,7 @@ def _tokens(segment: Segment) -> list[_Token]:
     return tokens
 
 
-def _from_words(segment: Segment) -> list[_Token]:
+def _from_words(segment: Segment, named: bool) -> list[_Token]:
     """The words, each with what stands between it and the word before in the segment's own text."""
     tokens, at, text = [], 0, _one_line(segment.text)
     for word in segment.words:
@@ -192,11 +190,13 @@ def _from_words(segment: Segment) -> list[_Token]:
             shown, at = text[at : found + len(shown)], found + len(shown)
         else:
             shown = f" {shown}"
-        tokens.append(_Token(word.start_ms, word.end_ms, shown, word.speaker or segment.speaker))
-    return [token for token in tokens if token.text.strip()]
+        if shown.strip():
+            speaker = word.speaker or segment.speaker if named else None
+            tokens.append(_Token(word.start_ms, word.end_ms, shown, speaker))
+    return tokens
 
 
-def _spread(segment: Segment) -> list[_Token]:
+def _spread(segment: Segment, named: bool) -> list[_Token]:
     """A segment without words, its time shared out among its text by length."""
     pieces = [piece for word in segment.text.split() for piece in _sliced(f" {word}")]
     total = sum(len(piece) for piece in pieces)
@@ -205,7 +205,7 @@ def _spread(segment: Segment) -> list[_Token]:
         start = segment.start_ms + (segment.end_ms - segment.start_ms) * reached // total
         reached += len(piece)
         end = segment.start_ms + (segment.end_ms - segment.start_ms) * reached // total
-        tokens.append(_Token(start, end, piece, segment.speaker))
+        tokens.append(_Token(start, end, piece, segment.speaker if named else None))
     return tokens
 
 
@@ -224,12 +224,7 @@ def _must_break(before: _Token, token: _Token) -> bool:
 def _fits(group: Sequence[_Token]) -> bool:
     if group[-1].end_ms - group[0].start_ms > LONGEST_CUE_MS:
         return False
-    indent = _indent(group)
-    width = indent + sum(_width(token.text) for token in group)
-    if not LINE_WIDTH < width <= MAX_LINES * LINE_WIDTH + MAX_LINES:  # clear without trying every line break
-        return width <= LINE_WIDTH
-    first, *rest = _broken(group)
-    return indent + _width(first) <= LINE_WIDTH and all(_width(line) <= LINE_WIDTH for line in rest)
+    return _second_line(group)[1] <= LINE_WIDTH
 
 
 def _indent(group: Sequence[_Token]) -> int:
@@ -263,19 +258,31 @@ def _cue(group: Sequence[_Token]) -> Cue:
 
 def _broken(group: Sequence[_Token]) -> tuple[str, ...]:
     """One line, or two about as long as each other."""
-    texts = [token.text for token in group]
-    indent = _indent(group)
-    whole = "".join(texts).strip()
-    if indent + _width(whole) <= LINE_WIDTH or len(texts) == 1:
-        return (whole,)
+    at, _ = _second_line(group)
+    lines = (group[:at], group[at:]) if at else (group,)
+    return tuple("".join(token.text for token in line).strip() for line in lines)
 
-    def halves(at: int) -> tuple[str, str]:
-        return "".join(texts[:at]).strip(), "".join(texts[at:]).strip()
 
-    def longest(both: tuple[str, str]) -> int:
-        return max(indent + _width(both[0]), _width(both[1]))
+def _second_line(group: Sequence[_Token]) -> tuple[int, int]:
+    """(at, columns): which token begins the second line, 0 where one is enough; how long the longer line gets.
 
-    return min((halves(at) for at in range(1, len(texts))), key=longest)
+    Of the columns alone, without making a line of text: subtitles try it for each word of the transcript, and at
+    the end of a job the whole fleet stands by.
+    """
+    columns = [_width(token.text) for token in group]
+    blanks = [token.text[0] == " " for token in group]  # at most one, and at a line's begin it is not shown
+    upper = _indent(group) - blanks[0]
+    lower = sum(columns)
+    if upper + lower <= LINE_WIDTH or len(group) == 1:
+        return 0, upper + lower
+    best = (0, upper + lower)
+    for at in range(1, len(group)):
+        upper += columns[at - 1]
+        lower -= columns[at - 1]
+        longer = max(upper, lower - blanks[at])
+        if longer < best[1]:
+            best = (at, longer)
+    return best
 
 
 def _width(text: str) -> int:
