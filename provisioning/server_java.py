@@ -54,10 +54,10 @@ def _properties(files: Files, port: int, ui: Path | None) -> dict[str, str]:
         "conductor.scheduler.enabled": "false",
         "spring.jmx.enabled": "false",
         "conductor.file-storage.parentDir": str(files.root / "files"),  # it would make a folder in the user's home
-        # A waiting JOIN is looked at five to ten times a second at first, and each look reads the whole job: with 100
-        # chunks an eighth of a processor for as long as the job runs. So: fast for the first 300 looks (half a minute
-        # to a minute, in which a second would be felt), then once a second, never as seldom as the default's 30 s.
-        "conductor.app.systemTaskPostponeThreshold": "300",
+        # A waiting JOIN is looked at eight to ten times a second, whatever the poll's interval and timeout are, and
+        # each look reads the whole job: with 100 chunks an eighth of a processor. So: fast for the first 600 looks
+        # (some 70 s, in which a second would be felt), then once a second, never as seldom as the default's 30 s.
+        "conductor.app.systemTaskPostponeThreshold": "600",
         "conductor.app.systemTaskWorkerCallbackDuration": "1s",
         # Where two branches end at once, whoever is second waits so long for the job's lock, by default 0.5 s, and
         # then decides nothing: on a busy machine the job stood still until the sweeper came, two minutes later.

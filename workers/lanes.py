@@ -65,7 +65,11 @@ HAND_ON_SECONDS = 5
 HAND_ON_POLLS = 100  # eight minutes of handing on: longer than a worker that has the model is busy with one chunk
 DIARIZER_SECONDS = 7200.0  # pyannote's longest chunk, an hour, takes that on a slow processor; a task beyond it hangs
 FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0  # seconds between polls of an empty queue
-MEDIA_PAUSE = 0.4  # the same for plan and stitch: everybody waits for one at a job's begin and for the other at its end
+SHORTEST_PAUSE = 0.1  # what they grow to at least
+ASKING_SHARE = 1 / 20
+"""An idle lane spends about so much of its time on asking. Alone with its server, which answers within 4 ms for each
+kind of task, it asks three to ten times a second; where sixty ask, answers and with them pauses get long by
+themselves. A fixed pause is either felt in every short job or too much for the server of a large fleet."""
 BUSY_LOOK = 0.1  # seconds between two looks whether it is time to poll at all
 
 
@@ -143,11 +147,13 @@ def run_lane(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool] = 
             desk.draining.wait(BUSY_LOOK)
             pause = FIRST_PAUSE
             continue
+        asked = time.monotonic()
         held = _take(desk, kinds, may_poll)
+        asking_s = time.monotonic() - asked
         if held is None:
             desk.draining.wait(pause)
-            longest = min(desk.longest_pause, MEDIA_PAUSE) if "stitch_transcript" in kinds else desk.longest_pause
-            pause = min(pause * 1.5, longest)
+            fair = max(SHORTEST_PAUSE, asking_s / ASKING_SHARE)
+            pause = min(pause * 1.5, fair, desk.longest_pause)
         elif _do(desk, held):
             pause = FIRST_PAUSE
         else:  # its chunk is not written yet: let the splitter work

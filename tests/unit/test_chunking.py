@@ -70,7 +70,7 @@ def test_one_worker_gets_few_chunks_and_many_get_rounds() -> None:
     ten_minutes = Span.of(0, 600_000)
     assert plan_cuts(Span.of(0, 170_000), "auto", 1) == ()
     assert plan_cuts(ten_minutes, "auto", 1) == (60_000, 180_000)
-    assert lengths(ten_minutes, plan_cuts(ten_minutes, "auto", 2))[:4] == [30_000, 30_000, 65_625, 65_625]
+    assert lengths(ten_minutes, plan_cuts(ten_minutes, "auto", 2))[:4] == [30_000, 30_000, 45_893, 45_893]
     assert lengths(Span.of(0, 1_200_000), plan_cuts(Span.of(0, 1_200_000), "auto", 16)) == [37_500] * 32
     assert lengths(Span.of(0, 200_000), plan_cuts(Span.of(0, 200_000), "auto", 16)) == [
         *(33_333, 33_334, 33_333),
