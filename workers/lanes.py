@@ -6,6 +6,7 @@ recognizer lane polls only when the first is nearly done: a chunk held too early
 worker elsewhere could have had.
 """
 
+import contextlib
 import importlib
 import logging
 import threading
@@ -65,11 +66,12 @@ HAND_ON_SECONDS = 5
 HAND_ON_POLLS = 100  # eight minutes of handing on: longer than a worker that has the model is busy with one chunk
 DIARIZER_SECONDS = 7200.0  # pyannote's longest chunk, an hour, takes that on a slow processor; a task beyond it hangs
 FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0  # seconds between polls of an empty queue
-SHORTEST_PAUSE = 0.1  # what they grow to at least
-ASKING_SHARE = 1 / 20
-"""An idle lane spends about so much of its time on asking. Alone with its server, which answers within 4 ms for each
-kind of task, it asks three to ten times a second; where sixty ask, answers and with them pauses get long by
-themselves. A fixed pause is either felt in every short job or too much for the server of a large fleet."""
+PAUSE_A_POLL = 0.05
+"""Seconds that an idle lane waits, up to LAST_PAUSE, for each kind of task that it asks for and each worker that does
+the same: so all of them together ask twenty times a second, at 2 ms of the server's processor each. A fixed pause is
+either felt in every short job or too much for the server of a large fleet."""
+COUNT_SECONDS = 10.0  # between two looks at how many do the same
+COUNT_AFTER = 3.0  # seconds until the first, for those who started together to be there
 BUSY_LOOK = 0.1  # seconds between two looks whether it is time to poll at all
 
 
@@ -142,22 +144,37 @@ class Desk:
 def run_lane(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool] = lambda: True) -> None:
     """Poll `kinds` in order, do what comes, until the desk drains."""
     pause = FIRST_PAUSE
+    fair = _FairPause(desk, kinds)
     while not desk.draining.is_set():
         if not may_poll():  # nobody is asked, so looking often costs nothing, and late would keep the engine waiting
             desk.draining.wait(BUSY_LOOK)
             pause = FIRST_PAUSE
             continue
-        asked = time.monotonic()
         held = _take(desk, kinds, may_poll)
-        asking_s = time.monotonic() - asked
         if held is None:
             desk.draining.wait(pause)
-            fair = max(SHORTEST_PAUSE, asking_s / ASKING_SHARE)
-            pause = min(pause * 1.5, fair, desk.longest_pause)
+            pause = min(pause * 1.5, fair.seconds())
         elif _do(desk, held):
             pause = FIRST_PAUSE
         else:  # its chunk is not written yet: let the splitter work
             desk.draining.wait(0.1)
+
+
+@dataclass
+class _FairPause:
+    """How long an idle lane waits at most before it asks again."""
+
+    desk: Desk
+    kinds: tuple[str, ...]
+    workers: float = float("inf")
+    count_at: float = field(default_factory=lambda: time.monotonic() + COUNT_AFTER)
+
+    def seconds(self) -> float:
+        if time.monotonic() > self.count_at:
+            self.count_at = time.monotonic() + COUNT_SECONDS
+            with contextlib.suppress(ServerSilent, ServerError):  # then the last count will do
+                self.workers = max(1, self.desk.client.live_workers(self.kinds[0]))
+        return min(PAUSE_A_POLL * len(self.kinds) * self.workers, self.desk.longest_pause)
 
 
 def recognizer_lane(desk: Desk, kinds: tuple[str, ...], ahead_only: bool = False) -> None:
