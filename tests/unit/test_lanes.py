@@ -75,6 +75,23 @@ def test_a_model_that_is_elsewhere(
     assert server.told == [told]
 
 
+def test_an_idle_lane_asks_the_less_often_the_more_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = [0.0]
+    monkeypatch.setattr(lanes, "time", SimpleNamespace(monotonic=lambda: at[0]))
+
+    def asks_a_second(workers: int | None, kinds: int) -> float:
+        """Of all workers together, once they were counted."""
+        desk = SimpleNamespace(client=Server(workers), longest_pause=lanes.LAST_PAUSE)
+        pause = lanes._FairPause(cast(lanes.Desk, desk), ("a_kind",) * kinds)
+        assert pause.seconds() == lanes.LAST_PAUSE, "how many there are is not known yet"
+        at[0] += lanes.COUNT_AFTER + 1
+        return (workers or 1) * kinds / pause.seconds()
+
+    assert [round(asks_a_second(workers, 4)) for workers in (1, 2, 5)] == [20, 20, 20]
+    assert asks_a_second(64, 2) == 64 * 2 / lanes.LAST_PAUSE
+    assert asks_a_second(None, 1) == 1 / lanes.LAST_PAUSE, "a server that does not tell is spared"
+
+
 def refused(**data: object) -> PolledTask:
     return PolledTask("t", "w", str(data.pop("kind")), "reference", data, 1, 0, 10)
 

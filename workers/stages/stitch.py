@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 
 from workers.attribution import attribute, without_speakers
@@ -47,6 +47,11 @@ class _Job:
         """What was wanted and is there: the plan only knew the length that the container claims."""
         return Span.of(self.plan.span.start_ms, max(chunk.core.end_ms for chunk in self.chunks))
 
+    def without_text(self) -> "_Job":
+        """The same without what was heard, of which the transcript has a copy: nine megabytes an hour of speech."""
+        results = tuple(result and result.model_copy(update={"segments": ()}) for result in self.results)
+        return replace(self, results=results)
+
 
 def stitch_transcript(task: StitchTranscriptInput, context: Context) -> StitchTranscriptOutput:
     """Write the job's transcript, as JSON and in the formats asked for; free the audio once nobody needs it.
@@ -65,17 +70,19 @@ def stitch_transcript(task: StitchTranscriptInput, context: Context) -> StitchTr
     if who.failure and not task.allow_gaps:
         raise JobError(_speakerless(who.failure, task))
     stitched = stitch(_heard(job), gaps, _covered(job.span, gaps), job.plan.request.word_timestamps)
-    seconds = _seconds(task, time.monotonic() - began)
+    language, warnings = _language(job), (*_warnings(job, task, stitched), *_speaker_warnings(who))
+    job = job.without_text()
     transcript = Transcript(
         duration_ms=task.split.duration_ms,
-        language=_language(job),
+        language=language,
         segments=_attributed(stitched.segments, who),
         speakers=who.result.speakers,
         turns=who.result.turns,
         gaps=stitched.gaps,
-        warnings=(*_warnings(job, task, stitched), *_speaker_warnings(who)),
-        provenance=_provenance(job, task, who, seconds),
+        warnings=warnings,
+        provenance=_provenance(job, task, who, _seconds(task, time.monotonic() - began)),
     )
+    del stitched  # its words, too, are there twice
     _write(transcript, task, storage, keys)
     if not gaps and not any_needs_audio(storage, keys):
         storage.discard(_audio(keys, job))
