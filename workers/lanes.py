@@ -52,9 +52,9 @@ RECOGNIZER_TASKS = ("detect_language", "transcribe_chunk")
 MEDIA_TASKS = (
     "stitch_transcript",
     "await_speakers",
-    "plan_media",
     "split_media",
-)  # what ends a job before what starts one
+    "plan_media",
+)  # what ends a job before what starts one: of ten jobs at once all were planned before the first chunk was cut
 DIARIZER_TASKS = ("cluster_speakers", "map_speech", "diarize_chunk")  # the longest task before those that can be shared
 ALL_TASKS = RECOGNIZER_TASKS + MEDIA_TASKS + DIARIZER_TASKS
 
