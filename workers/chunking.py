@@ -29,7 +29,7 @@ SHARE = 6
 """A chunk is this part of what remains for its worker. Factoring (Hummel, Schonberg and Flynn, Communications of the
 ACM 35(8), 1992) hands out half of what remains in one batch. But what a killed worker held comes back ten seconds
 later, behind all others in the queue, and is then what everybody waits for: of 16 workers with 94.5 minutes five were
-killed halfway, and the job took 29 % more than the ideal with a quarter, 20 % with a sixth (`bench scaling`). The price
+killed halfway, and the job took 29 % more than the ideal with a quarter, 16 % with a sixth (`bench scaling`). The price
 is a quarter more chunks, which cost the server processor time and nobody else any."""
 
 WASTE_SHARE = 0.05
