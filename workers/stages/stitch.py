@@ -48,7 +48,7 @@ class _Job:
         return Span.of(self.plan.span.start_ms, max(chunk.core.end_ms for chunk in self.chunks))
 
     def without_text(self) -> "_Job":
-        """The same without what was heard, of which the transcript has a copy: nine megabytes an hour of speech."""
+        """The same without what was heard, of which the transcript has a copy."""
         results = tuple(result and result.model_copy(update={"segments": ()}) for result in self.results)
         return replace(self, results=results)
 
