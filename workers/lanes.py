@@ -54,7 +54,7 @@ MEDIA_TASKS = (
     "await_speakers",
     "split_media",
     "plan_media",
-)  # what ends a job before what starts one: of ten jobs at once all were planned before the first chunk was cut
+)  # what ends a job before what starts one; else ten jobs at once would all be planned before one is cut
 DIARIZER_TASKS = ("cluster_speakers", "map_speech", "diarize_chunk")  # the longest task before those that can be shared
 ALL_TASKS = RECOGNIZER_TASKS + MEDIA_TASKS + DIARIZER_TASKS
 

@@ -32,7 +32,7 @@ class ServerSilent(TransientError):
 
 
 class LockedOut(ServerError):
-    """The server answered 401: it takes this session for none."""
+    """The server answered 401: who asks has not shown who that is."""
 
 
 class Forbidden(ServerError):

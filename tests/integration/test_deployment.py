@@ -71,7 +71,7 @@ RENTED_KINDS = ("transcribe_chunk", "detect_language", "diarize_chunk")
 
 def test_the_file_is_of_composes_own_schema() -> None:
     schema = json.loads((ROOT / "tests" / "data" / "compose-spec.json").read_text())
-    jsonschema.Draft202012Validator(schema).validate(COMPOSED)
+    assert list(jsonschema.Draft202012Validator(schema).iter_errors(COMPOSED)) == []
 
 
 def test_the_schema_would_find_a_slip() -> None:

@@ -424,7 +424,7 @@ def test_a_market_with_too_few_is_told_with_its_reason(stage: Stage) -> None:
 
 
 def test_ctrl_c_is_how_one_leaves_a_watch(stage: Stage) -> None:
-    for second in (40, 60):  # Python drops an interrupt that meets a callback of its own: then the watch never ends
+    for second in (40, 60):  # once, on a busy machine, one was lost, and a watch in virtual time never ended
         stage.fleet.at(second, lambda: os.kill(os.getpid(), signal.SIGINT))
     watched = stage("watch", "--json")
     assert (watched.exit_code, watched.error) == (0, "")

@@ -82,7 +82,7 @@ def stitch_transcript(task: StitchTranscriptInput, context: Context) -> StitchTr
         warnings=warnings,
         provenance=_provenance(job, task, who, _seconds(task, time.monotonic() - began)),
     )
-    del stitched  # its words, too, are there twice
+    del stitched  # the transcript has copies of its words, and what is written next takes as much again
     _write(transcript, task, storage, keys)
     if not gaps and not any_needs_audio(storage, keys):
         storage.discard(_audio(keys, job))
