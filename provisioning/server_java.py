@@ -54,9 +54,13 @@ def _properties(files: Files, port: int, ui: Path | None) -> dict[str, str]:
         "conductor.scheduler.enabled": "false",
         "spring.jmx.enabled": "false",
         "conductor.file-storage.parentDir": str(files.root / "files"),  # it would make a folder in the user's home
-        # A waiting JOIN is looked at eight to ten times a second, whatever the poll's interval and timeout are, and
-        # each look reads the whole job: with 100 chunks an eighth of a processor. So: fast for the first 600 looks
-        # (some 70 s, in which a second would be felt), then once a second, never as seldom as the default's 30 s.
+        # Every 100 ms the server looks at some of the JOINs that wait, twice as many as it has processors, and each
+        # look reads the whole job. With the defaults (50 ms, and up to 100 for more to come) one job is looked at as
+        # often, but ten of two chunks take 0.22 of a processor instead of 0.10.
+        "conductor.app.systemTaskWorkerPollInterval": "100ms",
+        "conductor.app.systemTaskQueuePopTimeout": "0ms",
+        # So for the first 600 looks of each, a minute or more, in which a second would be felt; then every second,
+        # never as seldom as the default's 30 s: with 100 chunks the looks at one job take an eighth of a processor.
         "conductor.app.systemTaskPostponeThreshold": "600",
         "conductor.app.systemTaskWorkerCallbackDuration": "1s",
         # Where two branches end at once, whoever is second waits so long for the job's lock, by default 0.5 s, and

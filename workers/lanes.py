@@ -124,6 +124,7 @@ class Desk:
     held: dict[str, Held] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     turn: threading.Lock = field(default_factory=threading.Lock)
+    done: int = 0  # tasks, by all lanes: what follows one may be there at once
 
     dismissed: NotAdmitted | None = None
 
@@ -152,12 +153,20 @@ def run_lane(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool] = 
             continue
         held = _take(desk, kinds, may_poll)
         if held is None:
-            desk.draining.wait(pause)
-            pause = min(pause * 1.5, fair.seconds())
+            pause = FIRST_PAUSE if _rest(desk, pause) else min(pause * 1.5, fair.seconds())
         elif _do(desk, held):
             pause = FIRST_PAUSE
         else:  # its chunk is not written yet: let the splitter work
             desk.draining.wait(0.1)
+
+
+def _rest(desk: Desk, seconds: float) -> bool:
+    """Wait, but not on once another lane has done something: then it is true."""
+    before, ends = desk.done, time.monotonic() + seconds
+    while desk.done == before and (left := ends - time.monotonic()) > 0:
+        if desk.draining.wait(min(left, BUSY_LOOK)):
+            break
+    return desk.done != before
 
 
 @dataclass
@@ -218,6 +227,7 @@ def _do(desk: Desk, held: Held) -> bool:
     finally:
         with desk.lock:
             desk.held.pop(held.task.task_id, None)
+            desk.done += 1
 
 
 def _do_held(desk: Desk, held: Held) -> bool:

@@ -92,6 +92,17 @@ def test_an_idle_lane_asks_the_less_often_the_more_do_the_same(monkeypatch: pyte
     assert asks_a_second(None, 1) == 1 / lanes.LAST_PAUSE, "a server that does not tell is spared"
 
 
+def test_an_idle_lane_looks_again_once_another_has_done_something() -> None:
+    """What follows a task may be there at once, and for the lane that waits."""
+    desk = cast(lanes.Desk, SimpleNamespace(done=0, draining=threading.Event()))
+    assert not lanes._rest(desk, 0.01)
+    elsewhere = threading.Timer(0.2, lambda: setattr(desk, "done", 1))
+    elsewhere.start()
+    assert lanes._rest(desk, 3600)
+    desk.draining.set()
+    assert not lanes._rest(desk, 3600), "who is to go does not wait either"
+
+
 def refused(**data: object) -> PolledTask:
     return PolledTask("t", "w", str(data.pop("kind")), "reference", data, 1, 0, 10)
 
