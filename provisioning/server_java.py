@@ -59,9 +59,9 @@ def _properties(files: Files, port: int, ui: Path | None) -> dict[str, str]:
         # often, but ten of two chunks take 0.22 of a processor instead of 0.10.
         "conductor.app.systemTaskWorkerPollInterval": "100ms",
         "conductor.app.systemTaskQueuePopTimeout": "0ms",
-        # So for the first 600 looks of each, a minute or more, in which a second would be felt; then every second,
+        # So for the first 1200 looks of each, two minutes or more, in which a second would be felt; then every second,
         # never as seldom as the default's 30 s: with 100 chunks the looks at one job take an eighth of a processor.
-        "conductor.app.systemTaskPostponeThreshold": "600",
+        "conductor.app.systemTaskPostponeThreshold": "1200",
         "conductor.app.systemTaskWorkerCallbackDuration": "1s",
         # Where two branches end at once, whoever is second waits so long for the job's lock, by default 0.5 s, and
         # then decides nothing: on a busy machine the job stood still until the sweeper came, two minutes later.

@@ -72,10 +72,11 @@ class EngineSeat:
     def prepared(self, seconds: float) -> None:
         """How long a chunk took from its worker's hand to the seat: audio fetched, speech found.
 
-        The next is taken so much, and half as much again, before the engine is free: later, and the engine waits;
-        earlier, and a chunk lies here that an idle worker elsewhere could have had, which is felt at a job's end.
+        The next is taken three times as much before the engine is free: at a job's beginning it is twice as long and
+        more, and the engine may need the same processor. Later, and the engine waits; earlier, and a chunk lies here
+        that an idle worker elsewhere could have had, which is felt at a job's end.
         """
-        self.lead_seconds = min(LONGEST_LEAD_SECONDS, POLL_SECONDS + 1.5 * seconds)
+        self.lead_seconds = min(LONGEST_LEAD_SECONDS, POLL_SECONDS + 3 * seconds)
 
     def remaining_seconds(self) -> float | None:
         """Until the running task is done; None when nobody sits or nothing is known yet."""

@@ -75,7 +75,7 @@ class Job:
     def at(self, now: int) -> dict[str, Any]:
         """The workflow as `GET /api/workflow/{id}?includeTasks=true` has it `now` ms after T0."""
         over = now >= self.ended
-        systems = [("SWITCH", "language_known"), ("FORK", "fork_media"), ("JOIN", "join_media")]
+        systems = [("SWITCH", "language_known"), ("FORK", "fork_media"), ("JOIN", "media_forked")]
         return {
             "workflowId": "3f1c7d52-0a5e-4a0b-9d51-8f0c6a1e2b34",
             "workflowName": "transcribe_media",

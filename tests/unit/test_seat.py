@@ -100,7 +100,7 @@ def test_the_next_chunk_is_fetched_as_much_ahead_as_the_last_one_took_to_be_read
     seat.prepared(0.0)
     quick = seat.lead_seconds
     seat.prepared(2.0)
-    assert seat.lead_seconds == pytest.approx(quick + 3.0)
+    assert seat.lead_seconds == pytest.approx(quick + 6.0)
     seat.prepared(600.0)
     assert seat.lead_seconds == LONGEST_LEAD_SECONDS
 
