@@ -141,8 +141,8 @@ BENCHMARK = Benchmark(
         "Serial is the same engine over the undivided recording; it, too, cuts it into windows of 20 to 30 s.",
         "Recordings of up to 10 minutes are one chunk for 600 s, 900 s and auto for one worker: only the first "
         "recording tells of these.",
-        "The speed is a model's, on a job without words, faults or slow workers; a chunk that is decoded twice, which "
-        "a longer one is more often, is not in it.",
+        "The speed is a model's, on a job without words, faults or slow workers; what is heard twice, as its "
+        "text looks wrong, is not in it.",
     ),
     packages=("faster-whisper", "ctranslate2", "onnxruntime", "jiwer", "numpy"),
     options=_options,

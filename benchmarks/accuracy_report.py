@@ -52,8 +52,8 @@ class Talk:
 class Scored:
     """One recording in one division, against the truth and against the serial run.
 
-    control: the serial run's errors; again_ms: the length of each chunk whose text looked wrong and was decoded again,
-    again_kept: how many of them kept the second text; der, wder: None where nobody was told apart.
+    control: the serial run's errors; again_ms: the length of each chunk some of whose text looked wrong and was heard again,
+    again_kept: how many of them kept something of it; der, wder: None where nobody was told apart.
     """
 
     talk: Talk
@@ -261,7 +261,7 @@ def _words(rows: Sequence[Row]) -> Table:
         title="Words: errors of 100 said, and points more than the serial run (95 % interval)",
         columns=(
             *("recordings", "chunks", "of s", "cuts", "WER %", "least", "most", "minus serial", "interval"),
-            *("unlike serial %", "decoded twice %"),
+            *("unlike serial %", "in part heard twice %"),
         ),
         rows=tuple(
             (
@@ -273,15 +273,15 @@ def _words(rows: Sequence[Row]) -> Table:
                 _signed(100 * row.more.value),
                 _interval(row.more),
                 round(100 * statistics.median(row.each(lambda one: one.unlike_serial)), 2),
-                round(_decoded_twice(row), 1),
+                round(_doubtful_share(row), 1),
             )
             for row in rows
         ),
     )
 
 
-def _decoded_twice(row: Row) -> float:
-    """Percent of the audio."""
+def _doubtful_share(row: Row) -> float:
+    """Percent of the audio that is in chunks of which something was heard again."""
     return 100 * sum(sum(one.again_ms) for one in row.of) / sum(one.talk.recorded.duration_ms for one in row.of)
 
 
@@ -487,10 +487,10 @@ def _twice(rows: Sequence[Row]) -> str:
     short, long = rows[0], next(row for row in rows if row.label == SERIAL.label)
     both = [one for row in (short, long) for one in row.of]
     return (
-        f"A text that looks wrong is decoded again, and with it its whole chunk: {_decoded_twice(short):.0f} % of the "
-        f"audio in chunks of {short.label}, {_decoded_twice(long):.0f} % of it undivided (recordings {short.kind}); "
-        f"of {sum(len(one.again_ms) for one in both)} chunks that were, {sum(one.again_kept for one in both)} kept the "
-        "second text."
+        "Of a text that looks wrong the half minutes that are to blame are heard again: some in chunks that hold "
+        f"{_doubtful_share(short):.0f} % of the audio in chunks of {short.label}, {_doubtful_share(long):.0f} % of it "
+        f"undivided (recordings {short.kind}); of {sum(len(one.again_ms) for one in both)} such chunks "
+        f"{sum(one.again_kept for one in both)} kept what was heard the second time."
     )
 
 
