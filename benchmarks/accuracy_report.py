@@ -52,8 +52,8 @@ class Talk:
 class Scored:
     """One recording in one division, against the truth and against the serial run.
 
-    control: the serial run's errors; again_ms: the length of each chunk some of whose text looked wrong and was heard again,
-    again_kept: how many of them kept something of it; der, wder: None where nobody was told apart.
+    control: the serial run's errors; again_ms: the length of each chunk some of whose text looked wrong and was heard
+    again, again_kept: how many of them kept something of it; der, wder: None where nobody was told apart.
     """
 
     talk: Talk
