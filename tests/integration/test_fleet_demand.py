@@ -12,6 +12,7 @@ import pytest
 from provisioning.demand import ConductorDemand, GatewayAdmin, GatewayRefused, GatewaySilent
 from provisioning.fleet import Demand
 from tests.conftest import Conductor
+from tests.support.deployment import wait_until
 from tests.support.gateways import ADMIN_KEY, OpenGateway, open_gateway, polled
 from workers import settings as environment
 from workers.messages import JobInput, PlanMediaOutput
@@ -53,8 +54,13 @@ def planned(conductor: Conductor, tmp_path: Path) -> Iterator[str]:
         seconds=0,
     )
     planner.complete(task, output)
+    wait_until(lambda: len(chunk_tasks(client, job)) == CHUNKS, lambda: f"its chunks are {chunk_tasks(client, job)}")
     yield job
     client.cancel(job, "the test is over")
+
+
+def chunk_tasks(client: Client, job: str) -> list[str]:
+    return [task["status"] for task in client.workflow(job)["tasks"] if task["taskType"] == "transcribe_chunk"]
 
 
 def nobodys_port() -> int:
