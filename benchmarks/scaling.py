@@ -51,7 +51,7 @@ JITTER = 0.2
 SLOW_SHARE, SLOWER = 0.1, 0.5
 KILLED_SHARE = 0.3
 PLAIN, JITTERY, SLOW, KILLED = "plain", "jitter", "slow", "killed"
-SETTLED_S = 1.5  # workers that found nothing look less and less often: a fleet that waits is met as it waits
+SETTLED_S = 5.0  # an idle worker looks the less often the more there are, and counts them after three seconds
 QUICK_WORKERS, QUICK_SPEED, QUICK_S, QUICK_BOOT_S = "1,2,4", 60.0, 240, 1.0
 
 

@@ -6,7 +6,6 @@ recognizer lane polls only when the first is nearly done: a chunk held too early
 worker elsewhere could have had.
 """
 
-import contextlib
 import importlib
 import logging
 import threading
@@ -26,6 +25,7 @@ from workers.errors import (
     WhisperfleetError,
     WorkAborted,
 )
+from workers.lookout import FIRST_PAUSE, LAST_PAUSE, Lookout
 from workers.messages import (
     AwaitSpeakersInput,
     ClusterSpeakersInput,
@@ -65,13 +65,6 @@ HANG_GRACE_SECONDS = 30.0
 HAND_ON_SECONDS = 5
 HAND_ON_POLLS = 100  # eight minutes of handing on: longer than a worker that has the model is busy with one chunk
 DIARIZER_SECONDS = 7200.0  # pyannote's longest chunk, an hour, takes that on a slow processor; a task beyond it hangs
-FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0  # seconds between polls of an empty queue
-PAUSE_A_POLL = 0.05
-"""Seconds that an idle lane waits, up to LAST_PAUSE, for each kind of task that it asks for and each worker that does
-the same: so all of them together ask twenty times a second, at 2 ms of the server's processor each. A fixed pause is
-either felt in every short job or too much for the server of a large fleet."""
-COUNT_SECONDS = 10.0  # between two looks at how many do the same
-COUNT_AFTER = 3.0  # seconds until the first, for those who started together to be there
 BUSY_LOOK = 0.1  # seconds between two looks whether it is time to poll at all
 
 
@@ -119,14 +112,16 @@ class Desk:
     seat: EngineSeat
     shelf: DiarizerShelf
     kinds: tuple[str, ...]
-    longest_pause: float = LAST_PAUSE
     draining: threading.Event = field(default_factory=threading.Event)
     held: dict[str, Held] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     turn: threading.Lock = field(default_factory=threading.Lock)
-    done: int = 0  # tasks, by all lanes: what follows one may be there at once
-
+    longest_pause: float = LAST_PAUSE
     dismissed: NotAdmitted | None = None
+    lookout: Lookout = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lookout = Lookout(self.client, self.kinds, self.draining, self.longest_pause)
 
     def dismiss(self, error: NotAdmitted) -> None:
         """The server will not have this worker any more: nothing is taken, and nothing in hand is wanted."""
@@ -144,46 +139,20 @@ class Desk:
 
 def run_lane(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool] = lambda: True) -> None:
     """Poll `kinds` in order, do what comes, until the desk drains."""
-    pause = FIRST_PAUSE
-    fair = _FairPause(desk, kinds)
+    pause, rested = FIRST_PAUSE, 0.0
     while not desk.draining.is_set():
         if not may_poll():  # nobody is asked, so looking often costs nothing, and late would keep the engine waiting
             desk.draining.wait(BUSY_LOOK)
             pause = FIRST_PAUSE
             continue
-        held = _take(desk, kinds, may_poll)
+        held = _take(desk, kinds, may_poll, fresh_s=rested)
         if held is None:
-            pause = FIRST_PAUSE if _rest(desk, pause) else min(pause * 1.5, fair.seconds())
+            again, rested = desk.lookout.rest(kinds, pause), pause
+            pause = FIRST_PAUSE if again else min(pause * 1.5, desk.lookout.pause())
         elif _do(desk, held):
             pause = FIRST_PAUSE
         else:  # its chunk is not written yet: let the splitter work
             desk.draining.wait(0.1)
-
-
-def _rest(desk: Desk, seconds: float) -> bool:
-    """Wait, but not on once another lane has done something: then it is true."""
-    before, ends = desk.done, time.monotonic() + seconds
-    while desk.done == before and (left := ends - time.monotonic()) > 0:
-        if desk.draining.wait(min(left, BUSY_LOOK)):
-            break
-    return desk.done != before
-
-
-@dataclass
-class _FairPause:
-    """How long an idle lane waits at most before it asks again."""
-
-    desk: Desk
-    kinds: tuple[str, ...]
-    workers: float = float("inf")
-    count_at: float = field(default_factory=lambda: time.monotonic() + COUNT_AFTER)
-
-    def seconds(self) -> float:
-        if time.monotonic() > self.count_at:
-            self.count_at = time.monotonic() + COUNT_SECONDS
-            with contextlib.suppress(ServerSilent, ServerError):  # then the last count will do
-                self.workers = max(1, self.desk.client.live_workers(self.kinds[0]))
-        return min(PAUSE_A_POLL * len(self.kinds) * self.workers, self.desk.longest_pause)
 
 
 def recognizer_lane(desk: Desk, kinds: tuple[str, ...], ahead_only: bool = False) -> None:
@@ -199,13 +168,13 @@ def recognizer_lane(desk: Desk, kinds: tuple[str, ...], ahead_only: bool = False
     run_lane(desk, kinds, may_poll)
 
 
-def _take(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool]) -> Held | None:
+def _take(desk: Desk, kinds: tuple[str, ...], may_poll: Callable[[], bool], fresh_s: float) -> Held | None:
     """Poll one task; alone among this process's lanes, or two of them would take a chunk each at once."""
     with desk.turn:
         if not may_poll():
             return None
         try:
-            task = next((found for kind in kinds if (found := desk.client.poll(kind))), None)
+            task = desk.lookout.poll(kinds, fresh_s)
         except NotAdmitted as error:
             desk.dismiss(error)
             return None
@@ -227,7 +196,7 @@ def _do(desk: Desk, held: Held) -> bool:
     finally:
         with desk.lock:
             desk.held.pop(held.task.task_id, None)
-            desk.done += 1
+        desk.lookout.ended()
 
 
 def _do_held(desk: Desk, held: Held) -> bool:

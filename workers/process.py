@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 
 from workers import lanes, settings
 from workers.errors import DeadlineExceeded, ServerError, TransientError, WhisperfleetError
+from workers.lookout import LAST_PAUSE
 from workers.seat import EngineSeat
 from workers.tasks import PolledTask, TaskClient
 
@@ -42,7 +43,7 @@ class ProcessSpec:
     device: str = "auto"
     device_index: int = 0
     threads: int = 0
-    longest_pause: float = lanes.LAST_PAUSE
+    longest_pause: float = LAST_PAUSE
 
     def encode(self) -> str:
         return json.dumps(asdict(self))

@@ -7,7 +7,7 @@ order among task types. Its transport and authentication are.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ _TERMINAL = frozenset({"COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "FAILED_W
 _GONE = _TERMINAL | {"TIMED_OUT", "SKIPPED"}
 
 
+_POLL_AFTER = "X-Poll-After-Ms"
 LONGEST_PAUSE_S = 60.0  # that a server may ask for between two polls: who is asked to wait longer looks dead
 LOCKED_OUT_S = 60.0
 """A session is renewed by the SDK, so one that is refused for so long is refused for good: its token was revoked or has
@@ -93,6 +94,10 @@ class TaskClient:
         self.worker = worker
         self._not_before: dict[str, float] = {}  # by kind, on the monotonic clock
         self._refused_since: float | None = None
+        # Whether the server may be asked what waits, known once a poll was in vain: not a gateway, which says how long
+        # to wait instead and refuses all that no worker needs.
+        self.counts = False
+        self._tells_not = False
 
     def poll(self, kind: str) -> PolledTask | None:
         """A task, if there is one. Within the pause that the server has asked for it is not even asked.
@@ -112,6 +117,7 @@ class TaskClient:
         task = tasks[0] if isinstance(tasks, list) and tasks else None
         if not isinstance(task, dict):
             self._not_before[kind] = time.monotonic() + _asked_pause_s(headers)
+            self.counts = _POLL_AFTER not in headers and not self._tells_not
             return None
         return PolledTask(
             task_id=task["taskId"],
@@ -124,6 +130,21 @@ class TaskClient:
             response_timeout_s=int(task.get("responseTimeoutSeconds") or 60),
             polls=int(task.get("pollCount") or 1),
         )
+
+    def waiting(self, kinds: Sequence[str]) -> dict[str, int]:
+        """How many tasks wait, by kind, those included whose time is yet to come; a poll may still find none.
+
+        A server that refuses to tell is not asked again: `counts` is off, and each of `kinds` is told to have one.
+        """
+        try:
+            sizes = self._call("GET", "/tasks/queue/sizes", query={"taskType": ",".join(kinds)})
+        except NotAdmitted:
+            raise
+        except ServerError as error:
+            log.info("The server does not tell what waits: %s", error, extra={"action": "not_counted"})
+            self.counts, self._tells_not = False, True
+            return dict.fromkeys(kinds, 1)
+        return {kind: int(sizes.get(kind, 0)) for kind in kinds} if isinstance(sizes, dict) else {}
 
     def announce(self, kind: str) -> None:
         """Say that this worker is alive, also while it is too busy to poll.
@@ -244,7 +265,7 @@ class TaskClient:
 
 
 def _asked_pause_s(headers: Mapping[str, str]) -> float:
-    told = headers.get("X-Poll-After-Ms", "")
+    told = headers.get(_POLL_AFTER, "")
     return min(int(told) / 1000, LONGEST_PAUSE_S) if told.isascii() and told.isdecimal() else 0.0
 
 

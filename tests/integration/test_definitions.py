@@ -1,13 +1,16 @@
 """The definition files, given to the real server as curl gives them, and the client that finds them there."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.conftest import Conductor
+from tests.support.gateways import chunks
 from workers.lanes import ALL_TASKS
 from workers.messages import JobInput
+from workers.tasks import TaskClient
 from workflows.client import Client, definitions
 
 pytestmark = pytest.mark.integration
@@ -49,11 +52,32 @@ def test_a_shared_servers_definitions_are_left_alone_unless_asked(conductor: Con
 
 
 def test_a_worker_is_counted_while_it_gives_signs_of_life(conductor: Conductor) -> None:
-    from workers.tasks import TaskClient
-
     client = Client(conductor.url)
     before = client.live_workers("transcribe_chunk")
     for name in ("here-1", "here-2"):
         TaskClient(conductor.url, name).announce("transcribe_chunk")
     TaskClient(conductor.url, "here-1").announce("transcribe_chunk")
     assert client.live_workers("transcribe_chunk") == before + 2
+
+
+def test_what_waits_is_counted_and_what_is_in_hand_is_not(conductor: Conductor, tmp_path: Path) -> None:
+    """A worker that counted what others hold would poll in vain for as long as they do."""
+    client = TaskClient(conductor.url, "counter")
+
+    def waiting() -> int:
+        found = client.waiting(ALL_TASKS)
+        assert set(found) == set(ALL_TASKS)
+        return found["transcribe_chunk"]
+
+    assert client.poll("cluster_speakers") is None
+    assert client.counts
+    before = waiting()
+    with chunks(conductor.url, tmp_path, 3):
+        assert waiting() == before + 3
+        held = client.poll("transcribe_chunk")
+        assert held is not None
+        assert waiting() == before + 2
+        client.extend_lease(held)
+        assert waiting() == before + 2
+        client.give_back(held, 0)
+        assert waiting() == before + 3

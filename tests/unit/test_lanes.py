@@ -75,34 +75,6 @@ def test_a_model_that_is_elsewhere(
     assert server.told == [told]
 
 
-def test_an_idle_lane_asks_the_less_often_the_more_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    at = [0.0]
-    monkeypatch.setattr(lanes, "time", SimpleNamespace(monotonic=lambda: at[0]))
-
-    def asks_a_second(workers: int | None, kinds: int) -> float:
-        """Of all workers together, once they were counted."""
-        desk = SimpleNamespace(client=Server(workers), longest_pause=lanes.LAST_PAUSE)
-        pause = lanes._FairPause(cast(lanes.Desk, desk), ("a_kind",) * kinds)
-        assert pause.seconds() == lanes.LAST_PAUSE, "how many there are is not known yet"
-        at[0] += lanes.COUNT_AFTER + 1
-        return (workers or 1) * kinds / pause.seconds()
-
-    assert [round(asks_a_second(workers, 4)) for workers in (1, 2, 5)] == [20, 20, 20]
-    assert asks_a_second(64, 2) == 64 * 2 / lanes.LAST_PAUSE
-    assert asks_a_second(None, 1) == 1 / lanes.LAST_PAUSE, "a server that does not tell is spared"
-
-
-def test_an_idle_lane_looks_again_once_another_has_done_something() -> None:
-    """What follows a task may be there at once, and for the lane that waits."""
-    desk = cast(lanes.Desk, SimpleNamespace(done=0, draining=threading.Event()))
-    assert not lanes._rest(desk, 0.01)
-    elsewhere = threading.Timer(0.2, lambda: setattr(desk, "done", 1))
-    elsewhere.start()
-    assert lanes._rest(desk, 3600)
-    desk.draining.set()
-    assert not lanes._rest(desk, 3600), "who is to go does not wait either"
-
-
 def refused(**data: object) -> PolledTask:
     return PolledTask("t", "w", str(data.pop("kind")), "reference", data, 1, 0, 10)
 

@@ -82,6 +82,27 @@ def test_after_an_empty_poll_it_waits_as_long_as_it_was_asked_to(gateway: Gatewa
     assert client.poll("transcribe_chunk") is not None, "after a task there is no pause"
 
 
+def test_a_server_is_asked_what_waits_and_a_gateway_never(gateway: Gateway) -> None:
+    client = TaskClient(gateway.url, "here")
+    gateway.status, gateway.body = 200, b"[]"
+    assert not client.counts, "before anybody has answered"
+    gateway.headers = {"X-Poll-After-Ms": "0"}
+    assert client.poll("a") is None
+    assert not client.counts
+    gateway.headers = {}
+    assert client.poll("a") is None
+    assert client.counts
+
+
+def test_who_refuses_to_tell_what_waits_is_polled_for_all(gateway: Gateway) -> None:
+    client = TaskClient(gateway.url, "here")
+    gateway.status = 403
+    assert client.waiting(("a", "b")) == {"a": 1, "b": 1}
+    gateway.status = 204
+    assert client.poll("a") is None
+    assert not client.counts, "and is not asked again"
+
+
 @pytest.mark.parametrize("told", ["", "soon", "-1", "1e9", "٣", "0"])
 def test_a_pause_that_is_none_is_none(gateway: Gateway, told: str) -> None:
     client = TaskClient(gateway.url, "here")
@@ -146,6 +167,7 @@ def test_a_kind_that_is_not_its_own_ends_it_and_a_result_that_is_refused_does_no
 def test_who_is_not_admitted_takes_nothing_more_and_drops_what_it_has() -> None:
     class Client:
         worker = "here"
+        counts = False
 
         def poll(self, kind: str) -> None:
             raise NotAdmitted("the gateway does not admit this worker any more.")
