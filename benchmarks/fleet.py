@@ -20,6 +20,7 @@ from workers.settings import Settings, load, worker_environment
 from workflows.client import Client
 
 UP_S = 180.0
+COUNTED_S = 60.0
 LOOK_S = 0.1  # how late a job's end is noticed; its duration is Conductor's own
 PAUSED_S = 0.05
 
@@ -91,6 +92,17 @@ def workers(
         except subprocess.TimeoutExpired:
             pool.kill()
             pool.wait()
+
+
+def wait_until_counted(on: Ground, workers: int) -> None:
+    """Until the server counts just so many: those of the run before are alive to it for twenty seconds more, and a
+    chunk plan would be made for them too. Raises EngineError where it never does.
+    """
+    ends = time.monotonic() + COUNTED_S
+    while (seen := on.client.live_workers("transcribe_chunk")) != workers:
+        if time.monotonic() > ends:
+            raise EngineError(f"The server counts {seen} workers where {workers} were started.")
+        time.sleep(LOOK_S)
 
 
 def run_job(on: Ground, job: JobInput, timeout_s: float = 3600) -> Ran:

@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.fleet import Ground, Ran, ground, run_job, workers
+from benchmarks.fleet import Ground, Ran, ground, run_job, wait_until_counted, workers
 from benchmarks.overhead_paced import paced_worker
 from benchmarks.overhead_times import GROUPS, INFERENCE, PHASES, UNEXPLAINED, Where, Written, grouped, predicted, where
 from benchmarks.result import Result, Table, Target
@@ -60,19 +60,13 @@ def measure(options: argparse.Namespace, folder: Path) -> Findings:
         with workers(on, 1):
             load = _load_seconds(on.home)
             if not options.quick:
-                _alone(on)
+                wait_until_counted(on, 1)
                 repetitions.append(
                     _repetition(on, SPEAKERS, 0, recording, min(minutes, SPEAKERS_MINUTES), diarize=True)
                 )
             for number in range(options.repeat):
                 repetitions.append(_repetition(on, DEMO, number, recording, minutes))
     return findings(repetitions, load, rtfx, options.quick)
-
-
-def _alone(on: Ground) -> None:
-    """Until the server has forgotten the worker before: chunks are planned for as many as are alive."""
-    while on.client.live_workers("transcribe_chunk") > 1:
-        time.sleep(0.5)
 
 
 def _wanted(options: argparse.Namespace) -> tuple[float, float, float, Path]:

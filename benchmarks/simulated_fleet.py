@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from benchmarks.fleet import Ground
+from benchmarks.fleet import Ground, wait_until_counted
 from benchmarks.simulated import Nursery, Simulated, encoded, journal_of
 from workers.errors import EngineError
 from workers.lanes import MEDIA_TASKS
@@ -72,11 +72,7 @@ class SimulatedFleet:
 
     def wait_until_seen(self) -> None:
         """Until the server counts just these workers: the chunk plan is made for as many."""
-        ends = time.monotonic() + SEEN_S
-        while (seen := self.on.client.live_workers("transcribe_chunk")) != len(self.names):
-            if time.monotonic() > ends:
-                raise EngineError(f"The server counts {seen} workers where {len(self.names)} were started.")
-            time.sleep(LOOK_S)
+        wait_until_counted(self.on, len(self.names))
 
     def inferences(self, since: float) -> list[Inference]:
         """Those that began after `since`, as they began."""
