@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fleet import Ground, ground
+from benchmarks.fleet import Ground, ground, wait_until_counted
 from benchmarks.peers_environment import PYTHON, WHISPERX_BATCH, absence, default_folder, make, python_of
 from benchmarks.peers_fleet import Fleet, fleet, transcribe
 from benchmarks.peers_process import Peer, TooSlow, Watch, running
@@ -218,6 +218,8 @@ def _fleet(session: Session, name: str) -> Iterator[Fleet]:
     """Its workers, loaded, with one recording heard that does not count, as every peer has."""
     processes = OURS[name]
     with fleet(session.on, processes, max(1, session.cores // processes)) as up:
+        if not session.options.quick:
+            wait_until_counted(session.on, processes)
         transcribe(up, [demo_recording()], words=False)
         yield up
 

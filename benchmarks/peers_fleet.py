@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.fleet import Ground, run_jobs, wait_until_counted, workers
+from benchmarks.fleet import Ground, run_jobs, workers
 from benchmarks.peers_process import Watch
 from benchmarks.peers_scores import Heard, of_transcript
 from workers.errors import JobError
@@ -58,7 +58,6 @@ def fleet(on: Ground, processes: int, threads: int) -> Iterator[Fleet]:
     began = time.monotonic()
     with workers(on, processes, threads) as pid:
         up = Fleet(on, pid, server_pid(on), time.monotonic() - began)
-        wait_until_counted(on, processes)
         for _ in range(WARMING):
             transcribe(up, [demo_recording()], words=False, chunk_seconds=WARMING_SECONDS)
         yield up

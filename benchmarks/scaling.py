@@ -148,7 +148,8 @@ def _once(stage: Stage, case: Case, options: argparse.Namespace, number: int) ->
     ]
     fleet.start(crew)
     fleet.wait_until_seen()
-    time.sleep(SETTLED_S)
+    if not options.quick:
+        time.sleep(SETTLED_S)
     work_s = case.audio_s / options.speed
     halfway_s = work_s / case.workers / 2
     doomed = crew[: killed_of(case.workers, KILLED_SHARE)] if case.variant == KILLED else []
