@@ -1,8 +1,8 @@
 """What waits at the server, asked once for all lanes of a process.
 
-A poll in vain costs the server as much as counting what waits of every kind, and a process that asked for each of
-nine kinds in turn kept a processor a sixth busy while it had nothing to do. So an idle process counts, and polls
-only for what is there.
+A poll in vain costs the server 1 to 3 ms of a processor, and counting what waits of all nine kinds not more. Two
+processes that asked for each kind in turn polled in vain 1350 times in the twenty seconds that ten short recordings
+took. So a process counts, and polls only for what is there.
 """
 
 import contextlib
