@@ -44,10 +44,11 @@ class Lookout:
 
         Raises what TaskClient.poll does.
         """
-        if not self.client.counts:
-            return next((found for kind in kinds if (found := self.client.poll(kind))), None)
-        if time.monotonic() - self._looked_at >= fresh_s:
+        if self.client.counts and time.monotonic() - self._looked_at >= fresh_s:
             self._look()
+        if not self.client.counts:
+            self._waiting = {}  # or who rests would wait for nothing more
+            return next((found for kind in kinds if (found := self.client.poll(kind))), None)
         for kind in kinds:
             left = self._waiting.pop(kind, 0)  # before it is asked for: in vain, it is not asked for again
             if left and (found := self.client.poll(kind)):

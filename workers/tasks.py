@@ -134,17 +134,20 @@ class TaskClient:
     def waiting(self, kinds: Sequence[str]) -> dict[str, int]:
         """How many tasks wait, by kind, those included whose time is yet to come; a poll may still find none.
 
-        A server that refuses to tell is not asked again: `counts` is off, and each of `kinds` is told to have one.
+        A server that refuses, or does not tell of each of `kinds`, is not asked again: `counts` is off, and this empty.
         """
         try:
             sizes = self._call("GET", "/tasks/queue/sizes", query={"taskType": ",".join(kinds)})
         except NotAdmitted:
             raise
         except ServerError as error:
-            log.info("The server does not tell what waits: %s", error, extra={"action": "not_counted"})
-            self.counts, self._tells_not = False, True
-            return dict.fromkeys(kinds, 1)
-        return {kind: int(sizes.get(kind, 0)) for kind in kinds} if isinstance(sizes, dict) else {}
+            sizes = str(error)
+        if isinstance(sizes, dict) and set(kinds) <= set(sizes):
+            return {kind: int(sizes[kind]) for kind in kinds}
+        # whoever took a missing count for none would never poll that kind again
+        log.info("The server does not tell what waits: %.200s", sizes, extra={"action": "not_counted"})
+        self.counts, self._tells_not = False, True
+        return {}
 
     def announce(self, kind: str) -> None:
         """Say that this worker is alive, also while it is too busy to poll.

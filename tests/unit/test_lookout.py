@@ -103,6 +103,19 @@ def test_a_server_that_does_not_count_is_polled_for_every_kind(at: list[float]) 
     assert server.asked == list(KINDS)
 
 
+def test_who_rests_does_not_wait_for_what_a_server_no_longer_counts() -> None:
+    """It would be true for ever, and the lane would poll without a pause."""
+    server = Server()
+    server.queues = {"second": 1}
+    out = lookout_of(server)
+    assert out.poll(KINDS[:1], 0) is None
+    server.queues, server.counts = {}, False
+    assert out.poll(KINDS[1:2], 0) is None
+    began = time.monotonic()
+    assert not out.rest(KINDS, 0.2)
+    assert time.monotonic() - began >= 0.2
+
+
 def rested(out: Lookout, kinds: tuple[str, ...], then: Callable[[], object]) -> bool:
     """Whether `then` ends a rest of an hour, and what that says."""
     threading.Timer(0.05, then).start()

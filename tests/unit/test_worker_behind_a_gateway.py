@@ -94,11 +94,19 @@ def test_a_server_is_asked_what_waits_and_a_gateway_never(gateway: Gateway) -> N
     assert client.counts
 
 
-def test_who_refuses_to_tell_what_waits_is_polled_for_all(gateway: Gateway) -> None:
+@pytest.mark.parametrize(
+    ("status", "body"), [(403, b""), (404, b""), (204, b""), (200, b'{"a": 0}'), (200, b'{"a,b": 0}'), (200, b"[3]")]
+)
+def test_who_does_not_tell_what_waits_of_every_kind_is_polled_for_all(
+    gateway: Gateway, status: int, body: bytes
+) -> None:
     client = TaskClient(gateway.url, "here")
-    gateway.status = 403
-    assert client.waiting(("a", "b")) == {"a": 1, "b": 1}
-    gateway.status = 204
+    gateway.headers = {"Content-Type": "application/json"}
+    gateway.status, gateway.body = 200, b'{"a": 2, "b": 0}'
+    assert client.waiting(("a", "b")) == {"a": 2, "b": 0}
+    gateway.status, gateway.body = status, body
+    assert client.waiting(("a", "b")) == {}
+    gateway.status, gateway.body = 204, b""
     assert client.poll("a") is None
     assert not client.counts, "and is not asked again"
 
