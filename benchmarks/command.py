@@ -7,6 +7,7 @@ import click
 NAMES = {
     "corpus": "recordings with known words, times and speakers",
     "peers": "against openai-whisper, faster-whisper, whisperX and whisperX on Ray",
+    "engines": "weights of real size: each engine, and the worker beside the bare one",
     "scaling": "speedup and efficiency from 1 to 64 workers",
     "server": "what the Conductor server can do, on SQLite and PostgreSQL",
     "overhead": "where the time of a job goes",

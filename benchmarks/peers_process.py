@@ -1,6 +1,7 @@
 """A peer's process and what it costs: started, asked, watched with all its children, ended."""
 
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -171,7 +172,7 @@ def running(python: Path | None, wish: dict[str, Any], folder: Path) -> Iterator
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=_environment(wish["threads"], wish["passive"]),
+            env=_environment(wish["threads"], wish["passive"], wish.get("device", "cpu")),
             cwd=folder,
         )
     lines: queue.Queue[str | None] = queue.Queue()
@@ -189,20 +190,25 @@ def _read(answers: IO[str], lines: "queue.Queue[str | None]") -> None:
     lines.put(None)
 
 
-def _environment(threads: int, passive: bool) -> dict[str, str]:
-    """No hub, no GPU, no secrets; so many threads for whoever asks the environment and not its options."""
+def _environment(threads: int, passive: bool, device: str) -> dict[str, str]:
+    """No hub, no secrets, a GPU only where it is the device, and so many threads for whoever reads no option."""
     changes = {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         **({"OMP_WAIT_POLICY": "PASSIVE"} if passive else {}),
         "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": threads}),
         "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
+        **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else _libraries()),
         "PYANNOTE_METRICS_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # it makes its workers give way to all others by 15, and so to any noise
     }
     return bare_environment(**changes)
+
+
+def _libraries() -> dict[str, str]:
+    """Where CUDA's are, on a machine that has them in a place of their own."""
+    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -80,14 +80,14 @@ def _segment(start: float, end: float, text: str, words: Iterator[tuple[float, f
 def _openai_whisper(wish: dict[str, Any]) -> tuple[Heard, str]:
     torch, whisper = importlib.import_module("torch"), importlib.import_module("whisper")
     torch.set_num_threads(wish["threads"])
-    model = whisper.load_model(wish["openai_model"], device="cpu")
+    model = whisper.load_model(wish["openai_model"], device=_device(wish))
 
     def hear(path: str, words: bool) -> list[Answer]:
         torch.manual_seed(0)  # it samples where it falls back to a temperature
         found = model.transcribe(
             path,
             language=wish["language"],
-            fp16=False,
+            fp16=_device(wish) != "cpu",
             condition_on_previous_text=False,
             word_timestamps=words,
         )
@@ -101,15 +101,19 @@ def _openai_whisper(wish: dict[str, Any]) -> tuple[Heard, str]:
             for segment in found["segments"]
         ]
 
-    return _one_by_one(hear), "its transcribe() in float32 with its own defaults (greedy, falling back to temperatures)"
+    return _one_by_one(hear), "its transcribe() with its own defaults (greedy, falling back to temperatures)"
 
 
 def _ct2_model(wish: dict[str, Any]) -> tuple[Any, Any]:
     library = importlib.import_module("faster_whisper")
     model = library.WhisperModel(
-        wish["model"], device="cpu", compute_type=wish["compute_type"], cpu_threads=wish["threads"]
+        wish["model"], device=_device(wish), compute_type=wish["compute_type"], cpu_threads=wish["threads"]
     )
     return library, model
+
+
+def _device(wish: dict[str, Any]) -> str:
+    return str(wish.get("device", "cpu"))
 
 
 def _ct2_segments(segments: Any) -> list[Answer]:
@@ -156,6 +160,26 @@ def _faster_whisper_batched(wish: dict[str, Any]) -> tuple[Heard, str]:
         return _ct2_segments(segments)
 
     return _one_by_one(hear), f"BatchedInferencePipeline with batch_size={wish['batch']} and its own VAD"
+
+
+def _faster_whisper_windows(wish: dict[str, Any]) -> tuple[Heard, str]:
+    """The bare engine: which windows it hears, [start, end] in seconds, is in the wish, so it looks for no speech."""
+    library, model = _ct2_model(wish)
+    pipeline = library.BatchedInferencePipeline(model=model)
+
+    def hear(path: str, words: bool) -> list[Answer]:
+        segments, _ = pipeline.transcribe(
+            path,
+            language=wish["language"],
+            beam_size=wish["beam"],
+            batch_size=wish["batch"],
+            clip_timestamps=[{"start": start, "end": end} for start, end in wish["windows"][path]],
+            without_timestamps=False,
+            word_timestamps=words,
+        )
+        return _ct2_segments(segments)
+
+    return _one_by_one(hear), f"BatchedInferencePipeline with batch_size={wish['batch']} on windows it was given"
 
 
 def _whisperx_segments(found: Any) -> list[Answer]:
@@ -298,6 +322,7 @@ ENGINES: dict[str, Callable[[dict[str, Any]], tuple[Heard, str]]] = {
     "openai-whisper": _openai_whisper,
     "faster-whisper": _faster_whisper,
     "faster-whisper-batched": _faster_whisper_batched,
+    "faster-whisper-windows": _faster_whisper_windows,
     "whisperx": _whisperx,
     "whisperx-on-ray": _whisperx_ray,
 }

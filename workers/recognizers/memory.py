@@ -37,7 +37,7 @@ def batch_for(device: str, device_index: int, weights_bytes: int) -> int:
     """
     if device != "cuda":
         return next((windows for most, windows in CPU_BATCHES if weights_bytes <= most), CPU_BATCH)
-    free = _free_mib(device_index)
+    free = free_mib(device_index)
     return GPU_BATCH if free is None else max(1, min(GPU_BATCH, free // GPU_MIB_PER_WINDOW))
 
 
@@ -74,7 +74,7 @@ def in_batches(
     return results, size
 
 
-def _free_mib(device_index: int) -> int | None:
+def free_mib(device_index: int) -> int | None:
     """Free memory of a GPU; None where nvidia-smi is missing or does not say."""
     program = shutil.which("nvidia-smi")
     if program is None:
