@@ -2,7 +2,7 @@
 
     whisperfleet bench engines [--shapes base,small] [--device cpu] [--minutes 4] [--batches 1,8] [--processes 1,2]
 
-The models have the shape of published ones and random weights, and say the same 108 tokens of every window of up to
+The models have the shape of published ones and random weights, and say the same 112 tokens of every window of up to
 30 s (benchmarks/weights.py): speed and memory are those of the real ones, no hub is needed, and nobody is slowed down
 by text that looks wrong. So only speed is measured here; `bench peers` and `bench accuracy` tell what is heard.
 
@@ -230,7 +230,7 @@ def _bare(model: Model, way: Way, sound: Sound, options: argparse.Namespace) -> 
     audio_s = sound.seconds * way.processes
     return {
         "rtfx": audio_s / (ended - began),
-        "windows": round(words[0] / (weights.SENTENCES * weights.WORDS)),
+        "windows": round(words[0] / weights.WORDS_A_WINDOW),
         "processor_s_per_hour": 3600 * sum(cost.processor_s for cost in costs) / audio_s,
         "peak_mib": sum(cost.peak_mib for cost in costs),
         "gpu_mib": None if free is None or left is None else free - left,
@@ -291,7 +291,7 @@ def _worker(on: Ground, model: Model, sound: Sound, device: str) -> dict[str, An
         "job_rtfx": sound.seconds / wall_s,
         "inference_rtfx": sound.seconds / (found.inference_ms / 1000),
         "chunks": len(found.gaps) - 1,
-        "windows": round(ran.output["words"] / (weights.SENTENCES * weights.WORDS)),
+        "windows": round(ran.output["words"] / weights.WORDS_A_WINDOW),
         "processor_s_per_hour": 3600 * cost.processor_s / sound.seconds,
         "server_s_per_hour": 3600 * server.processor_s / sound.seconds,
         "peak_mib": cost.peak_mib,
@@ -318,7 +318,7 @@ BENCHMARK = Benchmark(
     draw=draw,
     caveats=(
         "The weights are random: speed and memory are those of the shape, and nothing is heard. Real text of real "
-        "weights has more or fewer than 108 tokens a window, and some of it is heard again.",
+        "weights has more or fewer than 112 tokens a window, and some of it is heard again.",
         "openai-whisper decodes greedily, as its function does by default; the others search with a beam of 5.",
         "The worker's rate leaves out what a job costs once (start, first chunk, join, stitch): the whole job has it.",
         "Several processes hear the recording once each, so their rate has no end at which one waits for another.",

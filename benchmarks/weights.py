@@ -6,17 +6,18 @@ writes FOLDER, which --model takes anywhere (CTranslate2), and, where torch is i
 openai-whisper. Speed and memory are those of the published model of that shape, for neither depends on the values. With
 random ones alone the length of the text would: so the decoder's position embeddings are, times STRENGTH, the token
 embeddings of a script, and drown what the layers add. Whatever the window, position n says the script's token n:
-twelve sentences of seven words between time stamps, 108 tokens for 30 seconds, about what speech has. No word comes
-twice, and no sentence has eight, the fewest that are ever taken for too fast where a window ends early (suspicion.py):
-so nobody hears the text again. What the model says means nothing.
+86 words in thirteen sentences between time stamps, 112 tokens for 30 seconds, about what speech has. Nobody takes it
+for wrong and hears it again (suspicion.py): no word comes twice; sentences of seven words, said in half a second each,
+are too short to be too fast, and lie where a window has speech; the last one, to its end, has too few to be over
+silence. What the model says means nothing.
 """
 
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from workers.models import demo_folder
 Weights = dict[str, NDArray[np.float16]]
 """By openai-whisper's names; a linear layer's weight is (out, in)."""
 
-SENTENCES, WORDS = 12, 7
-WINDOW_S = 30
+SENTENCES, WORDS, SENTENCE_S = 12, 7, 0.5
+LAST_WORDS, WINDOW_S = 2, 30.0
+WORDS_A_WINDOW = SENTENCES * WORDS + LAST_WORDS
 PROMPT = 3  # <|startoftranscript|><|en|><|transcribe|>
 FRAMES, POSITIONS = 1500, 448  # of Whisper's encoder and decoder
 STRENGTH = 30.0
@@ -86,15 +88,19 @@ def write(name: str, folder: Path) -> None:
 def script(tokens: list[str]) -> list[int]:
     """The text of every window as token ids, without the end: sentences of distinct words between time stamps."""
     ids = {token: number for number, token in enumerate(tokens)}
-    words = [ids[token] for token in tokens if token[:1] == "Ġ" and token[1:].isascii() and token[1:].islower()]
-    words = [word for word in words if len(tokens[word]) > 4][: SENTENCES * WORDS]
-    length = WINDOW_S / SENTENCES
+    words = iter(
+        ids[token]
+        for token in tokens
+        if token[:1] == "Ġ" and len(token) > 4 and token[1:].isascii() and token[1:].islower()
+    )
     said: list[int] = []
     for number in range(SENTENCES):
-        said.append(ids[f"<|{number * length:.2f}|>"])
-        said += words[number * WORDS : (number + 1) * WORDS]
-        said.append(ids[f"<|{(number + 1) * length:.2f}|>"])
-    return said
+        said += _sentence(ids, number * SENTENCE_S, (number + 1) * SENTENCE_S, islice(words, WORDS))
+    return said + _sentence(ids, SENTENCES * SENTENCE_S, WINDOW_S, islice(words, LAST_WORDS))
+
+
+def _sentence(ids: Mapping[str, int], start_s: float, end_s: float, words: Iterable[int]) -> list[int]:
+    return [ids[f"<|{start_s:.2f}|>"], *words, ids[f"<|{end_s:.2f}|>"]]
 
 
 def _by_position(said: list[int], tokens: list[str]) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.engines_tables import BARE, JOB, WORKER, findings
-from benchmarks.weights import POSITIONS, PROMPT, SENTENCES, SHAPES, WORDS, script
+from benchmarks.weights import POSITIONS, PROMPT, SHAPES, WORDS_A_WINDOW, script
 from workers.models import demo_folder
 
 
@@ -52,12 +52,13 @@ def test_what_failed_is_told_and_in_no_ratio() -> None:
 def test_the_script_fits_the_decoder_and_repeats_no_word() -> None:
     tokens = json.loads((demo_folder() / "vocabulary.json").read_text("utf-8"))
     said = script(tokens)
-    assert len(said) == SENTENCES * (WORDS + 2) == 108
+    assert len(said) == 112
     assert len(said) + PROMPT < POSITIONS
     words = [number for number in said if not tokens[number].startswith("<|")]
-    assert len(set(words)) == len(words)
+    assert len(set(words)) == len(words) == WORDS_A_WINDOW
     stamps = [tokens[number] for number in said if tokens[number].startswith("<|")]
-    assert stamps == [f"<|{at / 2:.2f}|>" for start in range(0, 60, 5) for at in (start, start + 5)]
+    assert stamps[:4] == ["<|0.00|>", "<|0.50|>", "<|0.50|>", "<|1.00|>"]
+    assert stamps[-2:] == ["<|6.00|>", "<|30.00|>"], "a window is heard to its end"
 
 
 def test_heads_are_64_wide_in_every_shape() -> None:
