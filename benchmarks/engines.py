@@ -18,6 +18,7 @@ ratio is of two of one repetition. With --device cuda all of it is on the GPU, w
 """
 
 import argparse
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -40,14 +41,15 @@ from workers.messages import JobInput
 from workers.models import demo_recording, folder_bytes
 from workers.recognizers.loading import compute_type_for
 from workers.recognizers.memory import batch_for, free_mib
-from workers.spans import SAMPLE_RATE, Span
+from workers.spans import SAMPLE_RATE, SAMPLES_PER_MS, Span
 
 BEAM = 5
-WARM_S = 5  # heard before anything is measured
+WARM_S = 5  # of speech, heard before anything is measured
+WARM = (Span.of(0, 1000),)
 SHAPES = {"cpu": "base,small", "cuda": "turbo,large-v3"}
 BATCHES = {"cpu": "1,8", "cuda": "1,8,16,32"}
 PROCESSES = {"cpu": "1,2", "cuda": "1,2,4"}
-MINUTES = {"cpu": 4.0, "cuda": 90.0}
+MINUTES = {"cpu": 4.0, "cuda": 30.0}
 LIMIT_S = 600.0
 
 
@@ -95,7 +97,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> Findings:
 
 
 def _wanted(options: argparse.Namespace) -> tuple[list[str], list[int], list[int]]:
-    """Shapes, batches, processes; what was not given is set by the device. Raises OptionError."""
+    """Shapes, batches, processes. What was not given is set by the device, and so written down. Raises OptionError."""
     if options.device not in SHAPES:
         raise OptionError(f"--device is '{options.device}': write cpu or cuda.")
     if options.device == "cuda":
@@ -106,13 +108,15 @@ def _wanted(options: argparse.Namespace) -> tuple[list[str], list[int], list[int
     options.shapes = options.shapes or ("tiny" if options.quick else SHAPES[options.device])
     options.batches = options.batches or ("2" if options.quick else BATCHES[options.device])
     options.processes = options.processes or ("1" if options.quick else PROCESSES[options.device])
-    options.minutes = options.minutes or (0.5 if options.quick else MINUTES[options.device])
+    if options.minutes is None:
+        options.minutes = 0.5 if options.quick else MINUTES[options.device]
     shapes = [name.strip() for name in options.shapes.split(",")]
     for name in shapes:
         if name not in weights.SHAPES:
             raise OptionError(f"--shapes has '{name}': take of {', '.join(weights.SHAPES)}.")
-    if options.minutes < 0:
-        raise OptionError(f"--minutes is {options.minutes:g}: write more than 0.")
+    for name in ("minutes", "limit"):
+        if getattr(options, name) <= 0:
+            raise OptionError(f"--{name} is {getattr(options, name):g}: write more than 0.")
     return shapes, _numbers("batches", options.batches), _numbers("processes", options.processes)
 
 
@@ -138,11 +142,14 @@ def _sound(options: argparse.Namespace, folder: Path) -> Sound:
         raise OptionError(f"--recording {path} cannot be read: give a FLAC, WAV or mp3 file.") from error
     if rate != SAMPLE_RATE or audio.ndim != 1:
         raise OptionError(f"--recording {path} is not mono with {SAMPLE_RATE} samples a second: convert it first.")
+    speech = speech_of(audio)
+    if not speech:
+        raise OptionError(f"--recording {path} has no speech: give one that has.")
+    warm = audio[speech[0].start_ms * SAMPLES_PER_MS :][: WARM_S * SAMPLE_RATE]
     files = (folder / "recording.flac", folder / "warm.flac")
     windows = {}
-    for file, part in zip(files, (audio, audio[: WARM_S * SAMPLE_RATE]), strict=True):
+    for file, part, planned in zip(files, (audio, warm), (plan_windows(audio, speech), WARM), strict=True):
         soundfile.write(file, part, rate, format="FLAC", subtype="PCM_16")
-        planned = plan_windows(part, speech_of(part)) or [Span.of(0, 1000)]
         windows[str(file)] = [(span.start_ms / 1000, span.end_ms / 1000) for span in planned]
     return Sound(files[0], files[1], len(audio) / rate, windows)
 
@@ -173,15 +180,9 @@ def _ways(model: Model, batches: Sequence[int], processes: Sequence[int]) -> Ite
     for count in processes:
         if count > 1:
             yield Way(f"{BARE}, {count} processes", "faster-whisper-windows", model.batch, count)
-    if (model.folder / weights.OPENAI).exists() and not _lacks_openai():
+    if importlib.util.find_spec("whisper") is not None:
         yield Way(OPENAI, OPENAI)
-    yield Way(WORKER, WORKER)
-
-
-def _lacks_openai() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("whisper") is None
+    yield Way(WORKER, WORKER, model.batch)
 
 
 def _row(on: Ground, model: Model, way: Way, number: int, sound: Sound, options: argparse.Namespace) -> dict[str, Any]:
@@ -305,7 +306,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--recording", help="mono, 16,000 samples a second (default: the corpus's lecture)")
-    parser.add_argument("--minutes", type=float, help="of it to take (default 4; GPU 90)")
+    parser.add_argument("--minutes", type=float, help="of it to take (default 4; GPU 30)")
     parser.add_argument("--batches", help="of faster-whisper's own pipeline (default 1,8; GPU 1,8,16,32)")
     parser.add_argument("--processes", help="of the bare engine (default 1,2; GPU 1,2,4)")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help=f"seconds for each (default {LIMIT_S:g})")

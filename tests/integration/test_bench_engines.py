@@ -44,7 +44,8 @@ def test_a_quick_run_is_whole(tmp_path: Path) -> None:
         (("--device", "tpu"), "--device is 'tpu': write cpu or cuda."),
         (("--batches", "1,x"), "--batches is '1,x': write whole numbers from 1"),
         (("--processes", "0"), "--processes is '0': write whole numbers from 1"),
-        (("--minutes", "-1"), "--minutes is -1: write more than 0."),
+        (("--minutes", "0"), "--minutes is 0: write more than 0."),
+        (("--limit", "-1"), "--limit is -1: write more than 0."),
         (("--recording", "nowhere.flac"), "--recording nowhere.flac cannot be read"),
     ],
 )
