@@ -36,7 +36,7 @@ from benchmarks.overhead import analysed
 from benchmarks.peers_fleet import server_pid
 from benchmarks.peers_process import Peer, Watch, running
 from benchmarks.runner import Benchmark, Findings, interleaved, main, progress, run
-from workers.errors import EngineError, OptionError
+from workers.errors import EngineError, JobError, OptionError
 from workers.messages import JobInput
 from workers.models import demo_recording, folder_bytes
 from workers.recognizers.loading import compute_type_for
@@ -193,7 +193,7 @@ def _row(on: Ground, model: Model, way: Way, number: int, sound: Sound, options:
             row |= _worker(on, model, sound, options.device)
         else:
             row |= _bare(model, way, sound, options)
-    except EngineError as error:
+    except (EngineError, JobError) as error:
         progress(f"{model.shape}, {way.name}: {error}")
         return {**row, "rtfx": None, "failure": str(error)}
     progress(f"{number + 1}: {model.shape}, {way.name}: {row['rtfx']:.1f} times real time")
@@ -217,7 +217,7 @@ def _bare(model: Model, way: Way, sound: Sound, options: argparse.Namespace) -> 
         "windows": sound.windows,
         "passive": True,
     }
-    free = free_mib(0) if options.device == "cuda" else None
+    free = _free(options.device)
     with ExitStack() as stack:
         peers = [stack.enter_context(running(None, wish, sound.path.parent / "logs")) for _ in range(way.processes)]
         for peer in peers:
@@ -226,7 +226,7 @@ def _bare(model: Model, way: Way, sound: Sound, options: argparse.Namespace) -> 
             answers = _together(peers, sound.path, options.limit)
         began, ended = min(one["began"] for one in answers), max(one["ended"] for one in answers)
         costs = [watch.cost(str(at), began, ended) for at in range(len(peers))]
-        left = free_mib(0) if free is not None else None
+        gpu_mib = _taken(free, options.device)
     words = [sum(len(part["text"].split()) for part in one["recordings"][0]) for one in answers]
     audio_s = sound.seconds * way.processes
     return {
@@ -234,7 +234,7 @@ def _bare(model: Model, way: Way, sound: Sound, options: argparse.Namespace) -> 
         "windows": round(words[0] / weights.WORDS_A_WINDOW),
         "processor_s_per_hour": 3600 * sum(cost.processor_s for cost in costs) / audio_s,
         "peak_mib": sum(cost.peak_mib for cost in costs),
-        "gpu_mib": None if free is None or left is None else free - left,
+        "gpu_mib": gpu_mib,
     }
 
 
@@ -275,7 +275,7 @@ def _worker(on: Ground, model: Model, sound: Sound, device: str) -> dict[str, An
             formats=("json",),
         )
 
-    free = free_mib(0) if device == "cuda" else None
+    free = _free(device)
     with workers(on, 1, os.cpu_count() or 1, "--device", device, model=str(model.folder)) as pid:
         wait_until_counted(on, 1)
         run_job(on, job(sound.warm))
@@ -284,20 +284,29 @@ def _worker(on: Ground, model: Model, sound: Sound, device: str) -> dict[str, An
             ran = run_job(on, job(sound.path))
         ended = int(ran.workflow["endTime"]) / 1000
         cost, server = (watch.cost(name, ended - ran.seconds, ended) for name in (WORKER, "server"))
-        left = free_mib(0) if free is not None else None
+        gpu_mib = _taken(free, device)
     found = analysed(ran, objects)
-    wall_s = found.wall_ms / 1000
     return {
         "rtfx": sound.seconds / ((found.wall_ms - found.once_ms) / 1000),
-        "job_rtfx": sound.seconds / wall_s,
+        "job_rtfx": sound.seconds / (found.wall_ms / 1000),
         "inference_rtfx": sound.seconds / (found.inference_ms / 1000),
         "chunks": len(found.gaps) - 1,
         "windows": round(ran.output["words"] / weights.WORDS_A_WINDOW),
         "processor_s_per_hour": 3600 * cost.processor_s / sound.seconds,
         "server_s_per_hour": 3600 * server.processor_s / sound.seconds,
         "peak_mib": cost.peak_mib,
-        "gpu_mib": None if free is None or left is None else free - left,
+        "gpu_mib": gpu_mib,
     }
+
+
+def _free(device: str) -> int | None:
+    """MiB of the GPU; None where it is none, or does not tell."""
+    return free_mib(0) if device == "cuda" else None
+
+
+def _taken(before: int | None, device: str) -> int | None:
+    left = _free(device)
+    return None if before is None or left is None else before - left
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
