@@ -90,7 +90,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> Findings:
     with ground(folder) as on:
         for shape in shapes:
             with _model(shape, options.device, folder) as model:
-                ways = {way.name: way for way in _ways(model, batches, processes)}
+                ways = {way.name: way for way in _ways(model, batches, processes, options.quick)}
                 for number, name in interleaved(list(ways), options.repeat):
                     rows.append(_row(on, model, ways[name], number, sound, options))
     return findings(rows, options.device, options.quick)
@@ -172,7 +172,7 @@ def _model(shape: str, device: str, folder: Path) -> Iterator[Model]:
         yield Model(shape, path, compute_type_for(device, path), batch_for(device, 0, folder_bytes(path)))
 
 
-def _ways(model: Model, batches: Sequence[int], processes: Sequence[int]) -> Iterator[Way]:
+def _ways(model: Model, batches: Sequence[int], processes: Sequence[int], quick: bool) -> Iterator[Way]:
     yield Way("faster-whisper", "faster-whisper")
     for batch in batches:
         yield Way(f"faster-whisper, batches of {batch}", "faster-whisper-batched", batch)
@@ -180,7 +180,7 @@ def _ways(model: Model, batches: Sequence[int], processes: Sequence[int]) -> Ite
     for count in processes:
         if count > 1:
             yield Way(f"{BARE}, {count} processes", "faster-whisper-windows", model.batch, count)
-    if importlib.util.find_spec("whisper") is not None:
+    if not quick and importlib.util.find_spec("whisper") is not None:
         yield Way(OPENAI, OPENAI)
     yield Way(WORKER, WORKER, model.batch)
 

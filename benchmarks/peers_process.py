@@ -1,7 +1,6 @@
 """A peer's process and what it costs: started, asked, watched with all its children, ended."""
 
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -198,17 +197,11 @@ def _environment(threads: int, passive: bool, device: str) -> dict[str, str]:
         **({"OMP_WAIT_POLICY": "PASSIVE"} if passive else {}),
         "RAY_OVERRIDE_RESOURCES": json.dumps({"CPU": threads}),
         "HF_HUB_OFFLINE": "1",
-        **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else _libraries()),
         "PYANNOTE_METRICS_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # it makes its workers give way to all others by 15, and so to any noise
     }
-    return bare_environment(**changes)
-
-
-def _libraries() -> dict[str, str]:
-    """Where CUDA's are, on a machine that has them in a place of their own."""
-    return {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES") if name in os.environ}
+    return bare_environment(**changes, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}))
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

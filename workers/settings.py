@@ -202,7 +202,8 @@ def refuse_telemetry() -> None:
 def bare_environment(**changes: str) -> dict[str, str]:
     """An environment without anybody's secrets, for programs that must not see them."""
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "TEMP", "SYSTEMROOT")
-    return {**{name: os.environ[name] for name in kept if name in os.environ}, **changes}
+    gpus = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")  # where CUDA's libraries are, and which are this process's
+    return {**{name: os.environ[name] for name in (*kept, *gpus) if name in os.environ}, **changes}
 
 
 def _default_home() -> Path:
