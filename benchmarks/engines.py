@@ -330,6 +330,7 @@ BENCHMARK = Benchmark(
         "The weights are random: speed and memory are those of the shape, and nothing is heard. Real text of real "
         "weights has more or fewer than 112 tokens a window, and some of it is heard again.",
         "openai-whisper decodes greedily, as its function does by default; the others search with a beam of 5.",
+        "The bare engines' waiting threads sleep, as the worker's soon do; their libraries would let them spin.",
         "The worker's rate leaves out what a job costs once (start, first chunk, join, stitch): the whole job has it.",
         "Several processes hear the recording once each, so their rate has no end at which one waits for another.",
     ),

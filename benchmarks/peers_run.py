@@ -146,24 +146,21 @@ def _faster_whisper(wish: dict[str, Any]) -> tuple[Heard, str]:
 
 
 def _faster_whisper_batched(wish: dict[str, Any]) -> tuple[Heard, str]:
-    library, model = _ct2_model(wish)
-    pipeline = library.BatchedInferencePipeline(model=model)
-
-    def hear(path: str, words: bool) -> list[Answer]:
-        segments, _ = pipeline.transcribe(
-            path,
-            language=wish["language"],
-            beam_size=wish["beam"],
-            batch_size=wish["batch"],
-            word_timestamps=words,
-        )
-        return _ct2_segments(segments)
-
-    return _one_by_one(hear), f"BatchedInferencePipeline with batch_size={wish['batch']} and its own VAD"
+    return _batched(wish, lambda path: {}), f"BatchedInferencePipeline with batch_size={wish['batch']} and its own VAD"
 
 
 def _faster_whisper_windows(wish: dict[str, Any]) -> tuple[Heard, str]:
     """The bare engine: which windows it hears, [start, end] in seconds, is in the wish, so it looks for no speech."""
+
+    def windows(path: str) -> dict[str, Any]:
+        clips = [{"start": start, "end": end} for start, end in wish["windows"][path]]
+        return {"clip_timestamps": clips, "without_timestamps": False}
+
+    return _batched(wish, windows), f"BatchedInferencePipeline with batch_size={wish['batch']} on windows it was given"
+
+
+def _batched(wish: dict[str, Any], more: Callable[[str], dict[str, Any]]) -> Heard:
+    """faster-whisper's pipeline; more: what else it is asked for, by path."""
     library, model = _ct2_model(wish)
     pipeline = library.BatchedInferencePipeline(model=model)
 
@@ -173,13 +170,12 @@ def _faster_whisper_windows(wish: dict[str, Any]) -> tuple[Heard, str]:
             language=wish["language"],
             beam_size=wish["beam"],
             batch_size=wish["batch"],
-            clip_timestamps=[{"start": start, "end": end} for start, end in wish["windows"][path]],
-            without_timestamps=False,
             word_timestamps=words,
+            **more(path),
         )
         return _ct2_segments(segments)
 
-    return _one_by_one(hear), f"BatchedInferencePipeline with batch_size={wish['batch']} on windows it was given"
+    return _one_by_one(hear)
 
 
 def _whisperx_segments(found: Any) -> list[Answer]:

@@ -33,7 +33,6 @@ Weights = dict[str, NDArray[np.float16]]
 SENTENCES, WORDS, SENTENCE_S = 12, 7, 0.5
 LAST_WORDS, WINDOW_S = 2, 30.0
 WORDS_A_WINDOW = SENTENCES * WORDS + LAST_WORDS
-PROMPT = 3  # <|startoftranscript|><|en|><|transcribe|>
 FRAMES, POSITIONS = 1500, 448  # of Whisper's encoder and decoder
 STRENGTH = 30.0
 ROW = 1.5  # length of a token's embedding: its own logit is ROW * sqrt(width), 29 and more, of any other within +-7
@@ -81,8 +80,9 @@ def write(name: str, folder: Path) -> None:
         (folder / "preprocessor_config.json").write_text(json.dumps({"feature_size": shape.mels}))
         _write_openai(shape, made, folder / OPENAI)
         _write_ctranslate2(shape, made, tokens, folder)
-    except OSError as error:
-        raise StorageError(f"The model cannot be written to {folder} ({error.strerror}): name another one.") from error
+    except (OSError, RuntimeError) as error:  # torch says of a full disk that its archive failed
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise StorageError(f"The model cannot be written to {folder} ({reason}): name another one.") from error
 
 
 def script(tokens: list[str]) -> list[int]:
@@ -104,12 +104,9 @@ def _sentence(ids: Mapping[str, int], start_s: float, end_s: float, words: Itera
 
 
 def _by_position(said: list[int], tokens: list[str]) -> NDArray[np.int64]:
-    """What each of POSITIONS says: the rest of the prompt, the script, and the end for ever."""
-    start = tokens.index("<|startoftranscript|>")
+    """What is said at each of POSITIONS: the rest of the prompt after its first token, the script, and the end."""
     end, english, transcribe = (tokens.index(token) for token in ("<|endoftext|>", "<|en|>", "<|transcribe|>"))
-    assert start + 1 == english
     follows = [english, transcribe, *said]
-    assert len(follows) == len(said) + PROMPT - 1
     return np.array(follows + [end] * (POSITIONS - len(follows)))
 
 

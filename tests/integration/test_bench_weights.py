@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import weights
-from workers.errors import OptionError
+from workers.errors import OptionError, StorageError
 from workers.messages import RecognizeOptions
 from workers.models import check_name, demo_folder
 from workers.recognizers import DecodeSettings, Recognition
@@ -77,3 +77,9 @@ def test_an_unknown_shape_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="take one of tiny, base"):
         weights.write("enormous", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot be written to .*file/tiny .*: name another one"):
+        weights.write("tiny", tmp_path / "file" / "tiny")
